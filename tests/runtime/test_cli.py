@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from runtime import CmtError, DeviceError, Guard, ModelError, SomeInputsFailed, UsageError
+from runtime.cli import bench, doctor, info, score
+from tests.runtime.guard_files import Recipe, build, random_images
+from tests.runtime.image_files import encode
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = {"score": score, "info": info, "doctor": doctor, "bench": bench}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    root.mkdir()
+    for index, image in enumerate(random_images(Recipe(), 5)):
+        (root / f"{index}.png").write_bytes(encode(image[..., 0]))
+    return root
+
+
+def call(command: click.Command, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def facts_of(result: Result) -> Any:
+    """Return the JSON document of a command; before 8.2 click's runner puts standard error in front of it."""
+    return json.loads(result.stdout[min(result.stdout.index(start) for start in "[{" if start in result.stdout) :])
+
+
+def refused(command: click.Command, *arguments: object) -> CmtError:
+    error = call(command, *arguments).exception
+    assert isinstance(error, CmtError)
+    assert "\n" not in str(error)
+    return error
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example(name: str) -> None:
+    result = call(COMMANDS[name], "--help")
+    assert result.exit_code == 0
+    assert f"Example: cmt {name}" in result.output
+
+
+def test_score_writes_rows_and_a_summary(model_path: Path, folder: Path, tmp_path: Path) -> None:
+    result = call(score, model_path, folder, "-o", tmp_path / "rows.csv", "--threads", 1)
+    assert result.exit_code == 0
+    assert "accepted" in result.stdout
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [f"{index}.png" for index in range(5)]
+
+
+def test_score_for_machines(model_path: Path, folder: Path, tmp_path: Path) -> None:
+    result = call(score, model_path, folder, "-o", tmp_path / "rows.jsonl", "--json", "--logits", "--batch", 2)
+    facts = facts_of(result)
+    assert facts["images"] == 5
+    assert facts["accepted"] + sum(facts["rejected"].values()) == 5
+    assert facts["failed"] == {}
+    assert facts["device"] == "cpu"
+    assert facts["model"] == Guard(model_path).digest
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert all(len(row["logits"]) == 4 for row in rows)
+
+
+def test_score_says_when_files_failed(model_path: Path, folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.png").write_bytes(b"no image")
+    result = call(score, model_path, folder, "-o", tmp_path / "rows.csv")
+    assert isinstance(result.exception, SomeInputsFailed)
+    assert "expected 6 usable images, got 1 that are not" in str(result.exception)
+    assert "not-an-image" in result.stdout
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["missing.onnx", ".", "-o", "rows.csv"], ModelError, "missing.onnx.*No such file"),
+        (["{model}", "missing", "-o", "rows.csv"], UsageError, "expected a folder of images"),
+        (["{model}", "{folder}", "-o", "rows.txt"], UsageError, "expected a name that ends in"),
+        (["{model}", "{folder}", "-o", "missing/rows.csv"], CmtError, "expected to write it"),
+        (["{model}", "{folder}", "-o", "rows.csv", "--batch", "0"], UsageError, "batch: expected"),
+        (["{model}", "{folder}", "-o", "rows.csv", "--threads", "0"], UsageError, "threads: expected"),
+        (["{model}", "{folder}", "-o", "rows.csv", "--device", "tpu"], UsageError, "device: expected"),
+        (["{model}", "{folder}", "-o", "rows.csv", "--device", "cuda"], DeviceError, "device cuda"),
+    ],
+    ids=["model", "folder", "suffix", "output", "batch", "threads", "device", "cuda"],
+)
+def test_score_refuses_in_one_line(
+    model_path: Path, folder: Path, tmp_path: Path, arguments: list[str], error: type[CmtError], message: str
+) -> None:
+    before = sorted(os.listdir(tmp_path))
+    filled = [argument.format(model=model_path, folder=folder) for argument in arguments]
+    placed = [str(tmp_path / each) if each.startswith(("rows", "missing/")) else each for each in filled]
+    caught = refused(score, *placed)
+    assert type(caught) is error
+    with pytest.raises(error, match=message):
+        raise caught
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_info_shows_what_the_file_is(model_path: Path) -> None:
+    guard = Guard(model_path)
+    result = call(info, model_path)
+    assert result.exit_code == 0
+    for shown in (guard.digest, guard.sha256, "pair", "cat", "0.25", "acceptance", "bilinear"):
+        assert shown in result.output
+    assert guard.spec.to_document()["golden"]["image"] not in result.output
+
+
+def test_info_for_machines(model_path: Path) -> None:
+    facts = facts_of(call(info, model_path, "--json"))
+    spec = Guard(model_path).spec.to_document()
+    spec["golden"].pop("image")
+    assert {name: facts[name] for name in spec} == spec
+    assert facts["bytes"] == model_path.stat().st_size
+
+
+def test_info_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "hostile.onnx"
+    path.write_bytes(build(Recipe(document={"recipe": {"note": "\x1b[2J\nrule  none"}})))
+    result = call(info, path)
+    assert "\x1b" not in result.output
+    assert "\nrule  none" not in result.output
+
+
+def test_info_refuses(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    assert isinstance(refused(info, tmp_path / "text.onnx"), ModelError)
+
+
+def test_doctor() -> None:
+    result = call(doctor)
+    assert result.exit_code == 0
+    assert "CPUExecutionProvider" in result.output
+    facts = facts_of(call(doctor, "--json"))
+    assert facts["providers"]["CPUExecutionProvider"] == ""
+
+
+def test_bench(model_path: Path) -> None:
+    costs = facts_of(call(bench, model_path, "--threads", 1, "--seconds", 0.01, "--json"))
+    assert [cost["batch"] for cost in costs] == [1, 16, 256]
+    assert set(costs[0]) == {"batch", "bare", "guard", "ratio"}
+
+
+def test_score_in_a_process_of_its_own(model_path: Path, folder: Path, tmp_path: Path) -> None:
+    code = "from runtime.cli import score; score()"
+    arguments = [model_path, folder, "-o", tmp_path / "rows.csv", "--json"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["images"] == 5
+    assert "scoring" in done.stderr

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import UsageError
+from runtime.listing import key, list_files
+
+NAMES = {
+    "plain.png": "plain.png",
+    "sub/inner.png": "sub/inner.png",
+    "with space, comma.png": "with space, comma.png",
+    'quote".png': 'quote".png',
+    "new\nline.png": r"new\x0aline.png",
+    "tab\t.png": r"tab\x09.png",
+    "escape\x1b[2J.png": r"escape\x1b[2J.png",
+    "delete\x7f.png": r"delete\x7f.png",
+    "c1\x85.png": r"c1\u0085.png",
+    "separator\u2028.png": r"separator\u2028.png",
+    "back\\slash.png": r"back\\slash.png",
+    r"back\x0aslash.png": r"back\\x0aslash.png",
+    os.fsdecode(b"bytes\xff\xfe.png"): r"bytes\xff\xfe.png",
+    "\U0001f600.png": "\U0001f600.png",
+    "=cmd|'/C calc'!A0": "./=cmd|'/C calc'!A0",
+    "+1.png": "./+1.png",
+    "-1.png": "./-1.png",
+    "@sum.png": "./@sum.png",
+    "sub/=inner.png": "sub/=inner.png",
+    ".hidden": ".hidden",
+}
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_keys(name: str) -> None:
+    assert key(Path("folder", name), Path("folder")) == NAMES[name]
+
+
+def test_keys_are_distinct_and_can_be_written() -> None:
+    keys = [key(Path("folder", name), Path("folder")) for name in NAMES]
+    assert len(set(keys)) == len(NAMES)
+    assert all(each.encode("utf-8").decode("utf-8") == each for each in keys)
+    assert all(each.splitlines() == [each] for each in keys)
+
+
+def test_every_file_once_in_the_order_of_its_bytes(tmp_path: Path) -> None:
+    for name in NAMES:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    listed = list(list_files(tmp_path))
+    assert {path.relative_to(tmp_path) for path in listed} == {Path(name) for name in NAMES}
+    assert listed == list(list_files(tmp_path))
+    top = [os.fsencode(path.name) for path in listed if path.parent == tmp_path]
+    assert top == sorted(top)
+
+
+def test_links(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").touch()
+    (tmp_path / "a" / "up").symlink_to("..")
+    (tmp_path / "a" / "self").symlink_to(".")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to("a/file")
+    listed = [str(path.relative_to(tmp_path)) for path in list_files(tmp_path)]
+    assert listed == ["a/file", "b/file", "broken", "link", "loop"]
+
+
+def test_pipes_and_devices_are_listed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    assert [path.name for path in list_files(tmp_path)] == ["pipe", "zero"]
+
+
+def test_the_output_is_left_out_even_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").touch()
+    (tmp_path / "image").touch()
+    (tmp_path / "link").symlink_to("rows.csv")
+    assert [path.name for path in list_files(tmp_path, leave_out=tmp_path / "rows.csv")] == ["image"]
+    assert len(list(list_files(tmp_path))) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("missing", "No such file"), ("file", "Not a directory")], ids=["missing", "file"]
+)
+def test_no_folder(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=f"expected a folder of images, got: {message}"):
+        list(list_files(tmp_path / name))
