@@ -1,0 +1,130 @@
+"""Reverse mode over ONNX nodes: one rule per operator, and the walk that applies them.
+
+A rule is given the tape, a node and the cotangent of the node's first output. It appends what it needs and returns one
+cotangent per input of the node, None where the input has none (weights, axes, shapes).
+
+Source: Griewank & Walther, Evaluating Derivatives (2008), chapter 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from onnx import NodeProto
+
+from calibration import (
+    gradient_rules_activation,
+    gradient_rules_convolution,
+    gradient_rules_elementwise,
+    gradient_rules_layout,
+    gradient_rules_linear,
+    gradient_rules_normalization,
+    gradient_rules_pooling,
+    gradient_rules_reduction,
+)
+from calibration.gradient_tape import Tape, described
+from runtime.errors import ModelError
+
+Rule = Callable[[Tape, NodeProto, str], list[str | None]]
+
+RULES: dict[str, Rule] = {
+    **gradient_rules_activation.RULES,
+    **gradient_rules_convolution.RULES,
+    **gradient_rules_elementwise.RULES,
+    **gradient_rules_layout.RULES,
+    **gradient_rules_linear.RULES,
+    **gradient_rules_normalization.RULES,
+    **gradient_rules_pooling.RULES,
+    **gradient_rules_reduction.RULES,
+}
+
+# fmt: off
+FLAT = frozenset([
+    "And", "ArgMax", "ArgMin", "Ceil", "ConstantOfShape", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf",
+    "IsNaN", "Less", "LessOrEqual", "NonZero", "Not", "OneHot", "Or", "Range", "Round", "Shape", "Sign", "Size",
+    "Xor",
+])
+"""Operators whose derivative is zero wherever it exists."""
+
+QUANTIZED = frozenset([
+    "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul",
+    "QuantizeLinear",
+])
+"""Operators on integers that stand for floats."""
+# fmt: on
+
+
+def supported_operators() -> list[str]:
+    """Return the names of all operators a gradient can pass, sorted."""
+    return sorted(RULES.keys() | FLAT | {"Split"})
+
+
+def check_supported(tape: Tape, of: Iterable[str]) -> None:
+    """Check that every node between the differentiated tensor and the tensors `of` has a rule.
+
+    Raises:
+        ModelError: Nodes are quantised or have no rule; all of them are named, with what is supported.
+    """
+    quantized = [described(node) for node in tape.forward if node.op_type in QUANTIZED]
+    if quantized:
+        raise ModelError(
+            f"expected a float graph, got quantised nodes {_listed(quantized)}; attack its float twin instead"
+        )
+    reached, unsupported = set(of) & tape.active, list[str]()
+    for node in reversed(tape.forward):
+        if reached.isdisjoint(node.output) or node.op_type in FLAT:
+            continue
+        reached.update(name for name in node.input if name in tape.active and tape.is_float(name))
+        if node.op_type not in RULES and node.op_type != "Split":
+            unsupported.insert(0, described(node))
+    if unsupported:
+        raise ModelError(
+            f"expected operators with a gradient rule, got {_listed(unsupported)}; "
+            f"supported are {', '.join(supported_operators())}"
+        )
+
+
+def differentiate(tape: Tape, seeds: Mapping[str, str], *, wrt: str) -> str:
+    """Append the reverse nodes and return the name of the cotangent of `wrt`.
+
+    Args:
+        tape: The tape with all its forward nodes.
+        seeds: The cotangent of each tensor that is differentiated.
+        wrt: The tensor to differentiate with respect to.
+
+    Raises:
+        ModelError: A node has no rule, or no seed depends on `wrt`.
+    """
+    pending = {name: [seed] for name, seed in seeds.items()}
+    for node in reversed(list(tape.forward)):
+        outputs = [name for name in node.output if name in pending and name in tape.active]
+        if not outputs or node.op_type in FLAT:
+            continue
+        for name, cotangent in zip(node.input, _apply(tape, node, pending), strict=False):
+            if cotangent is not None and name in tape.active and tape.is_float(name):
+                pending.setdefault(name, []).append(cotangent)
+                tape.types[cotangent] = tape.types[name]
+    if wrt not in pending:
+        raise ModelError(
+            f"expected {sorted(seeds)} to depend on {wrt!r}, got a graph where none does; choose another `wrt`"
+        )
+    return _total(tape, pending[wrt])
+
+
+def _apply(tape: Tape, node: NodeProto, pending: Mapping[str, list[str]]) -> list[str | None]:
+    if node.op_type == "Split":
+        parts = [_total(tape, pending[name]) if name in pending else tape.zeros_like(name) for name in node.output]
+        return gradient_rules_layout.split(tape, node, parts)
+    if node.output[0] not in pending or any(name in pending for name in node.output[1:]):
+        raise ModelError(
+            f"expected only the first output of {described(node)} to carry a gradient, got another; rewrite the graph"
+        )
+    return RULES[node.op_type](tape, node, _total(tape, pending[node.output[0]]))
+
+
+def _total(tape: Tape, cotangents: list[str]) -> str:
+    return cotangents[0] if len(cotangents) == 1 else tape.op("Sum", *cotangents)
+
+
+def _listed(titles: list[str]) -> str:
+    return ", ".join(titles[:8]) + (f" and {len(titles) - 8} more" if len(titles) > 8 else "")

@@ -1,0 +1,88 @@
+"""Reverse rules of reductions and of the soft maximum."""
+
+from __future__ import annotations
+
+import math
+
+from onnx import NodeProto, TensorProto
+
+from calibration.gradient_tape import Tape, attributes_of
+
+
+def _reduced_axes(tape: Tape, node: NodeProto) -> list[int]:
+    """Return the axes a reduction runs over, counted from the front."""
+    rank = len(tape.dims(node.input[0]))
+    axes = tape.optional_input(node, 1)
+    if axes is None or not axes.size:
+        return [] if attributes_of(node).get("noop_with_empty_axes", 0) else list(range(rank))
+    return sorted(int(axis) % rank for axis in axes)
+
+
+def _spread(tape: Tape, node: NodeProto, tensor: str) -> str:
+    """Give a reduced tensor its axes of length 1 back, so that it broadcasts against the input."""
+    if attributes_of(node).get("keepdims", 1):
+        return tensor
+    axes = _reduced_axes(tape, node)
+    return tape.op("Unsqueeze", tensor, tape.ints(*axes)) if axes else tensor
+
+
+def _sum(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    return [tape.expand_like(_spread(tape, node, grad), node.input[0])]
+
+
+def _mean(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    count = math.prod(tape.static_dims(node.input[0], _reduced_axes(tape, node)))
+    return [tape.expand_like(tape.op("Mul", _spread(tape, node, grad), tape.constant(1.0 / count)), node.input[0])]
+
+
+def _extremum(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    """Share the cotangent equally among the elements that equal the result, as torch's amax does."""
+    x = node.input[0]
+    hit = tape.op("Cast", tape.op("Equal", x, _spread(tape, node, node.output[0])), to=TensorProto.FLOAT)
+    axes = _reduced_axes(tape, node)
+    ties = tape.op("ReduceSum", hit, tape.ints(*axes), keepdims=1)
+    return [tape.op("Mul", _spread(tape, node, grad), tape.op("Div", hit, ties))]
+
+
+def _sum_square(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    return [tape.op("Mul", _spread(tape, node, grad), tape.op("Mul", node.input[0], tape.constant(2.0)))]
+
+
+def _l1(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    return [tape.op("Mul", _spread(tape, node, grad), tape.op("Sign", node.input[0]))]
+
+
+def _l2(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    unit = tape.op("Div", node.input[0], _spread(tape, node, node.output[0]))
+    return [tape.op("Mul", _spread(tape, node, grad), unit)]
+
+
+def _log_sum_exp(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    shares = tape.op("Exp", tape.op("Sub", node.input[0], _spread(tape, node, node.output[0])))
+    return [tape.op("Mul", _spread(tape, node, grad), shares)]
+
+
+def _softmax(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    y, axis = node.output[0], attributes_of(node).get("axis", -1)
+    flow = tape.op("Mul", grad, y)
+    return [tape.op("Sub", flow, tape.op("Mul", y, tape.op("ReduceSum", flow, tape.ints(axis), keepdims=1)))]
+
+
+def _log_softmax(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    axis = attributes_of(node).get("axis", -1)
+    total = tape.op("ReduceSum", grad, tape.ints(axis), keepdims=1)
+    return [tape.op("Sub", grad, tape.op("Mul", tape.op("Exp", node.output[0]), total))]
+
+
+RULES = {
+    "LogSoftmax": _log_softmax,
+    "ReduceL1": _l1,
+    "ReduceL2": _l2,
+    "ReduceLogSumExp": _log_sum_exp,
+    "ReduceMax": _extremum,
+    "ReduceMean": _mean,
+    "ReduceMin": _extremum,
+    "ReduceSum": _sum,
+    "ReduceSumSquare": _sum_square,
+    "Softmax": _softmax,
+}

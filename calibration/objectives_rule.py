@@ -1,0 +1,52 @@
+"""What an attacker who knows the reject rule ascends: a wrong label alone is no success, it has to be accepted too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from calibration.gradient_tape import Tape
+
+Classmap = tuple[int, ...] | None
+"""M of a file whose rule pairs two heads; None for a single head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongConfidence:
+    """The logarithm of the confidence that the rule finds in all wrong labels together.
+
+    ``log Σ_{t != y} p*(t) · p'(M[t])`` with p* = softmax(logits) and p' = softmax(robust_logits); with a single head
+    ``log Σ_{t != y} p*(t)``. It approaches 0 exactly where a wrong label is accepted, whatever the threshold.
+
+    Each head has its own normalised share in it, so that the head that lags behind has the larger derivative. A sum of
+    two logit differences, as in the paper's Eq. 10, lets the easy head pay for the other one. Everything stays in
+    logarithms: the shares of wrong labels underflow on confident images, and that would look like gradient masking.
+
+    Attributes:
+        classmap: M of the file under attack, or None for a single head.
+
+    Source: Stutz et al. 2020 (CCAT), section 4: the attack there ascends the largest confidence of a wrong label. Here
+        the confidence is that of the rule, and a sum stands for the maximum.
+    """
+
+    classmap: Classmap
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the logits tensors it reads."""
+        return ("logits",) if self.classmap is None else ("logits", "robust_logits")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of its inputs."""
+        return ("labels",)
+
+    def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
+        """Append its nodes and return the name of the loss ``(N,)``."""
+        confidence = tape.op("LogSoftmax", logits["logits"], axis=1)
+        if self.classmap is not None:
+            partners = tape.op("LogSoftmax", logits["robust_logits"], axis=1)
+            confidence = tape.op("Add", confidence, tape.op("Gather", partners, tape.ints(*self.classmap), axis=1))
+        # Far below every logit, yet finite: infinity times a zero cotangent would be NaN.
+        hidden = tape.op("Mul", tape.input("labels", tape.batch, classes), tape.constant(-1e30))
+        return tape.op("ReduceLogSumExp", tape.op("Add", confidence, hidden), tape.ints(1), keepdims=0)

@@ -1,0 +1,51 @@
+"""The values that options of the command line take: callbacks that parse what was typed, or refuse it as click does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+_LARGEST_SIDE = 4096
+
+
+def size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Return ``HxW`` as ``(H, W)``; None stays None."""
+    if value is None:
+        return None
+    parts = value.split("x")
+    sides = [int(part) for part in parts if part.isdecimal() and len(part) <= len(str(_LARGEST_SIDE))]
+    if len(parts) != 2 or len(sides) != 2 or not all(0 < side <= _LARGEST_SIDE for side in sides):
+        raise click.BadParameter(f"expected a size such as 32x32, got {value!r}", ctx, param)
+    return sides[0], sides[1]
+
+
+def names(*choices: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[str, ...]]:
+    """Return a callback for a repeatable option: distinct names out of `choices`, also several at once with commas."""
+
+    def parse(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(part.strip() for part in ",".join(value).split(",")))
+        unknown = [name for name in found if name not in choices]
+        if unknown:
+            raise click.BadParameter(
+                f"expected names out of {', '.join(choices)}, got {', '.join(unknown) or 'none'}", ctx, param
+            )
+        return found
+
+    return parse
+
+
+def epsilons(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
+    """Return a list of distinct budgets in [0, 1], written as decimals or fractions such as ``8/255``."""
+    return tuple(dict.fromkeys(_epsilon(part, ctx, param) for part in value.split(",")))
+
+
+def _epsilon(text: str, ctx: click.Context, param: click.Parameter) -> float:
+    above, _, below = text.partition("/")
+    try:
+        number = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise click.BadParameter(f"expected numbers in [0, 1] such as 0.1 or 8/255, got {text!r}", ctx, param)
+    return number

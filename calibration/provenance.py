@@ -1,0 +1,76 @@
+"""What a result has to carry so that it can be repeated: the file, the images, the machine, every hyper-parameter."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.datasets import Dataset
+from calibration.results import DataRecord, Environment, ModelRecord
+from runtime.artifact import Artifact
+from runtime.cpus import usable_cpus
+
+
+def model_record(file: str | os.PathLike[str], artifact: Artifact) -> ModelRecord:
+    """Return the record of a checked guard file, named as the user named it."""
+    document = artifact.spec.to_document()
+    shared = {field.name: document[field.name] for field in dataclasses.fields(ModelRecord) if field.name in document}
+    shared["classes"] = artifact.spec.classes
+    shared["classmap"] = artifact.spec.classmap
+    return ModelRecord(file=os.fspath(file), sha256=artifact.sha256, graph=artifact.graph, **shared)
+
+
+def data_record(dataset: Dataset, sample: npt.NDArray[np.int64], *, seed: int, eight_bit: bool) -> DataRecord:
+    """Return the record of a sample of the test split."""
+    return DataRecord(
+        name=dataset.name,
+        split="test",
+        digest=dataset.test.digest,
+        images=len(dataset.test),
+        sample=tuple(sample.tolist()),
+        seed=seed,
+        eight_bit=eight_bit,
+    )
+
+
+def environment(*, device: str, threads: int | None) -> Environment:
+    """Return versions and machine.
+
+    Args:
+        device: Where the file really runs.
+        threads: What was asked for; None is what the process may use.
+    """
+    return Environment(
+        cmt=version("cmt"),
+        python=platform.python_version(),
+        numpy=np.__version__,
+        onnxruntime=_version("onnxruntime", "onnxruntime-gpu"),
+        onnx=version("onnx"),
+        system=f"{platform.system()} {platform.machine()}",
+        device=device,
+        threads=threads or usable_cpus(),
+    )
+
+
+def parameters(config: Any) -> dict[str, Any]:
+    """Return every field of an attack's configuration as plain JSON values; a nested one gets its type as ``name``."""
+    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        name: {"name": type(value).__name__, **parameters(value)} if dataclasses.is_dataclass(value) else value
+        for name, value in found.items()
+    }
+
+
+def _version(*packages: str) -> str:
+    for package in packages:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "unknown"

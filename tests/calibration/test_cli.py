@@ -1,0 +1,248 @@
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from calibration.cli import attack, calibrate, report
+from calibration.results import Results
+from calibration.thresholds import held_out_images
+from cmt_export.cli import main
+from runtime.artifact import read_artifact
+from runtime.errors import UsageError
+from runtime.guard import Guard
+from tests.calibration.guards import dataset, guard_file
+
+FAST = ["--device", "cpu", "--threads", "1"]
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder with a guard, its undefended twin, a substitute and data, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "guard.onnx").write_bytes(guard_file())
+    (tmp_path / "twin.onnx").write_bytes(guard_file(pair=False))
+    (tmp_path / "substitute.onnx").write_bytes(guard_file(pair=False, sharpness=2.0))
+    data = dataset()
+    np.savez(
+        tmp_path / "data.npz",
+        x_train=data.train.images,
+        y_train=data.train.labels,
+        x_test=data.test.images,
+        y_test=data.test.labels,
+        classes=np.array(data.classes),
+    )
+    return tmp_path
+
+
+def run(command, *arguments):
+    return CliRunner().invoke(command, [*arguments], catch_exceptions=False, prog_name=f"cmt {command.name}")
+
+
+def run_attack(*arguments):
+    return run(attack, "guard.onnx", "--data", "data.npz", "-n", "50", *FAST, *arguments)
+
+
+def run_calibrate(*arguments):
+    return run(calibrate, "guard.onnx", "--data", "data.npz", "-n", "50", *FAST, *arguments)
+
+
+def cmt(monkeypatch, *arguments):
+    """Run the whole command and return its exit code."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["cmt", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    signal.signal(signal.SIGTERM, handler)
+    return stopped.value.code
+
+
+def test_attack_writes_results_and_shows_them(work):
+    shown = run_attack("-a", "fgs", "--epsilon", "0.05,0.2", "--twin", "twin.onnx")
+    found = Results.load("results.json")
+    assert found.complete
+    assert [(cell.reading, cell.parameters["epsilon"]) for cell in found.cells if cell.reading == "oracle"] == [
+        ("oracle", 0.2),
+        ("oracle", 0.05),
+    ]
+    assert found.command == (
+        "cmt attack guard.onnx --data data.npz -n 50 --device cpu --threads 1 "
+        "-a fgs --epsilon 0.05,0.2 --twin twin.onnx"
+    )
+    assert found.data.name == "data.npz"
+    assert len(found.data.sample) == 50
+    lines = shown.stdout.splitlines()
+    assert "grey-box" in lines[0]
+    assert sum(line.startswith("grey-box") for line in lines) == 4
+    assert lines[-1] == "next: cmt report results.json -o results.html"
+    assert "grey-box oracle: fgs, epsilon 0.2" in shown.stderr
+
+
+def test_defaults_of_attack(work):
+    run_attack("-o", "out.json")
+    cells = Results.load("out.json").cells
+    assert {(cell.attack, cell.parameters["epsilon"]) for cell in cells} == {
+        (name, epsilon) for name in ("fgs", "igs") for epsilon in (0.1, 0.3)
+    }
+    assert {(cell.threat, cell.reading) for cell in cells} == {("grey-box", "z-star")}
+    assert {cell.parameters["steps"] for cell in cells if cell.attack == "igs"} == {20}
+
+
+def test_every_threat_on_its_file(work):
+    run_attack(
+        *("-a", "fgs", "--epsilon", "8/255", "--threat", "grey-box", "--threat", "black-box"),
+        *("--substitute", "substitute.onnx", "--eight-bit", "--seed", "2"),
+    )
+    found = Results.load("results.json")
+    assert [(cell.threat, cell.source.file) for cell in found.cells] == [
+        ("grey-box", "guard.onnx"),
+        ("black-box", "substitute.onnx"),
+    ]
+    assert (found.data.eight_bit, found.data.seed) == (True, 2)
+    assert found.cells[0].parameters["epsilon"] == 8 / 255
+
+
+def test_json_of_attack_is_the_file_without_pictures(work):
+    printed = json.loads(run_attack("-a", "fgs", "--json").stdout)
+    stored = json.loads((work / "results.json").read_text())
+    for cell in stored["cells"]:
+        assert cell.pop("examples")
+    assert printed == stored
+
+
+def test_steps(work):
+    run_attack("-a", "igs", "--steps", "3", "--epsilon", "0.1")
+    [cell] = Results.load("results.json").cells
+    assert (cell.parameters["steps"], cell.gradients_per_image) == (3, 3.0)
+
+
+def test_calibrate_in_place_then_attack_other_images(work):
+    shown = run_calibrate("--accept", "0.8")
+    spec = read_artifact("guard.onnx").spec
+    held_out = held_out_images(dataset(), n=50, seed=0)
+    assert spec.calibration.data == held_out.digest
+    assert spec.calibration.images == 190
+    with Guard("guard.onnx", **{"device": "cpu", "threads": 1}) as guard:
+        verdicts = guard.classify(held_out.images)
+    correct = verdicts.labels == held_out.labels
+    assert verdicts.accepted[correct].mean() == spec.calibration.reached >= 0.8
+    assert "next: cmt attack guard.onnx --data data.npz -n 50 --seed 0" in shown.stdout
+    run_attack("-a", "fgs", "--epsilon", "0.1")
+    found = Results.load("results.json")
+    assert found.model.threshold == spec.threshold
+    attacked = dataset().test.images[list(found.data.sample)]
+    assert not {image.tobytes() for image in attacked} & {image.tobytes() for image in held_out.images}
+
+
+def test_calibrate_to_another_file_leaves_the_first_alone(work):
+    before = (work / "guard.onnx").read_bytes()
+    printed = json.loads(run_calibrate("--accept", "0.9", "-o", "calibrated.onnx", "--json").stdout)
+    assert (work / "guard.onnx").read_bytes() == before
+    spec = read_artifact("calibrated.onnx").spec
+    assert (printed["file"], printed["threshold"]) == ("calibrated.onnx", spec.threshold)
+    assert (printed["images"], printed["reached"]) == (190, spec.calibration.reached)
+    assert printed["reached"] <= printed["reachable"]
+
+
+def test_refused_calibration_leaves_the_file_alone(work):
+    before = (work / "guard.onnx").read_bytes()
+    with pytest.raises(UsageError, match="--accept: expected at most 0"):
+        run_calibrate("--accept", "1.0")
+    assert (work / "guard.onnx").read_bytes() == before
+    assert sorted(path.name for path in work.iterdir()) == ["data.npz", "guard.onnx", "substitute.onnx", "twin.onnx"]
+
+
+def test_report_of_the_results(work):
+    run_attack("-a", "fgs", "--epsilon", "0.2")
+    shown = run(report, "results.json", "-o", "page.html")
+    assert shown.stdout == "wrote page.html\n"
+    assert "<html" in (work / "page.html").read_text()
+
+
+ATTACK = ["attack", "guard.onnx", "--data", "data.npz", "-n", "50", "-a", "fgs"]
+CALIBRATE = ["calibrate", "guard.onnx", "--data", "data.npz", "--accept", "0.8"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([*ATTACK, "--epsilon", "2"], 2, r"expected numbers in \[0, 1\] such as 0.1 or 8/255, got '2'"),
+        ([*ATTACK, "-a", "pgd2"], 2, "expected names out of fgs, igs, got pgd2"),
+        ([*ATTACK, "--size", "8"], 2, "expected a size such as 32x32, got '8'"),
+        ([*ATTACK, "--threat", "grey"], 2, "expected names out of grey-box, black-box, got grey"),
+        ([*ATTACK, "--threat", "black-box"], 2, "--threat black-box: expected --substitute FILE.onnx"),
+        ([*ATTACK, "--substitute", "substitute.onnx"], 2, "--substitute: expected --threat black-box beside it"),
+        ([*ATTACK, "--twin", "guard.onnx"], 2, "--twin guard.onnx: expected an undefended file"),
+        ([*ATTACK, "--twin", "none.onnx"], 3, "none.onnx.*expected a readable model file"),
+        ([*ATTACK, "--twin", "data.npz"], 3, "data.npz"),
+        ([*ATTACK, "--steps", "0", "-a", "igs"], 2, "expected steps as a whole number of at least 1"),
+        ([*ATTACK, "-n", "0"], 2, "-n: expected at least 1 image"),
+        ([*ATTACK, "-o", "guard.onnx"], 2, "guard.onnx': expected a file of its own, got one that is read"),
+        ([*ATTACK, "-o", "missing/results.json"], 1, "missing/results.json.*expected to write it"),
+        ([*ATTACK, "-o", "."], 1, "expected to write it"),
+        ([*ATTACK, "--data", "none"], 2, "none: expected 'digits', a folder"),
+        ([*ATTACK, "--device", "cuda:999"], 4, "device cuda.*: expected"),
+        ([*ATTACK, "--device", "tpu"], 2, "device: expected auto, cpu, cuda or cuda:N"),
+        (CALIBRATE, 2, "at least 100 test images beside the attack's -n 1000, got 0 of 240; .* -n 140 or less"),
+        ([*CALIBRATE, "-n", "50", "--accept", "0"], 2, r"--accept: expected a share in \(0, 1\], got 0.0"),
+        ([*CALIBRATE, "-n", "50", "--accept", "1"], 2, "--accept: expected at most 0.9.*, the share of"),
+        ([*CALIBRATE, "-n", "50", "-o", "missing/g.onnx"], 1, "missing/g.onnx.*expected to write it"),
+        (["calibrate", "none.onnx", "--data", "data.npz", "--accept", "0.8"], 3, "none.onnx.*expected a readable"),
+        (["calibrate", "guard.onnx", "--data", "data.npz"], 2, "Missing option '--accept'"),
+        (["report", "none.json"], 2, "none.json: expected a results file, got: No such file"),
+        (["report", "data.npz"], 2, "data.npz: expected JSON written by `cmt attack`"),
+        (["report", "data.npz", "-o", "data.npz"], 2, "data.npz': expected a file of its own"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_with_its_exit_code_and_leaves_every_file_alone(
+    work, monkeypatch, capsys, arguments, code, message
+):
+    before = {path.name: path.read_bytes() for path in work.iterdir()}
+    assert cmt(monkeypatch, *arguments) == code
+    captured = capsys.readouterr()
+    complaint = [line for line in captured.err.splitlines() if line][-1]
+    assert re.search(message, complaint)
+    assert complaint.startswith(("cmt: ", "Error: "))
+    assert "Traceback" not in captured.err
+    assert {path.name: path.read_bytes() for path in work.iterdir()} == before
+
+
+def test_interrupted_attack_keeps_what_it_finished(work):
+    code = "import sys; sys.argv[0] = 'cmt'; from cmt_export.cli import main; main()"
+    endless = ["--steps", "100000000", "-o", "results.json", *FAST]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *ATTACK, "-a", "igs", *endless], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while process.poll() is None and len(_cells("results.json")) < 2:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "kept 2 finished attacks in results.json, marked as incomplete" in complaint
+    assert complaint.endswith("cmt: interrupted\n")
+    found = Results.load("results.json")
+    assert not found.complete
+    assert [cell.attack for cell in found.cells] == ["fgs", "fgs"]
+
+
+def _cells(path):
+    try:
+        return Results.load(path).cells
+    except UsageError:
+        return ()
+
+
+@pytest.mark.parametrize("command", [attack, calibrate, report], ids=lambda command: command.name)
+def test_help_has_an_example(command):
+    shown = run(command, "--help")
+    assert shown.exit_code == 0
+    assert f"Example: cmt {command.name} " in shown.stdout

@@ -1,0 +1,289 @@
+import hashlib
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from calibration.datasets import load_dataset, make_dataset
+from runtime.errors import CmtError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CMT_CACHE", str(folder))
+    return folder
+
+
+def picture(value, *, size=(4, 5), channels=1):
+    shape = size if channels == 1 else (*size, channels)
+    return np.random.default_rng(value).integers(0, 256, shape, np.uint8)
+
+
+def write_folder(root, *, classes=("cat", "dog"), per_class=3, **options):
+    for split, offset in (("train", 0), ("test", 100)):
+        for number, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True)
+            for index in range(per_class):
+                image = picture(offset + 10 * number + index, **options)
+                Image.fromarray(image).save(root / split / name / f"{index}.png")
+    return root
+
+
+def arrays(**changes):
+    images = np.stack([picture(index) for index in range(6)])
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    return {"x_train": images, "y_train": labels, "x_test": images[::-1], "y_test": labels} | changes
+
+
+def write_npz(path, **changes):
+    np.savez(path, **{name: value for name, value in arrays(**changes).items() if value is not None})
+    return path
+
+
+def test_digits_are_all_there_once_and_split_the_same_every_time():
+    found, again = load_dataset("digits"), load_dataset("digits")
+    assert (len(found.train), len(found.test), found.input_shape) == (1437, 360, (8, 8, 1))
+    assert found.classes == tuple("0123456789")
+    assert (found.train.digest, found.test.digest) == (again.train.digest, again.test.digest)
+    ours = sorted(image.tobytes() for split in (found.train, found.test) for image in split.images)
+    bundled = load_digits().images
+    assert ours == sorted(np.round(image * 255 / 16).astype(np.uint8).tobytes() for image in bundled)
+    assert found.test.images.max() == 255
+
+
+@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
+def test_folder_is_read_as_it_was_written(tmp_path, channels):
+    found = load_dataset(write_folder(tmp_path, channels=channels))
+    assert (found.name, found.classes, found.input_shape) == (str(tmp_path), ("cat", "dog"), (4, 5, channels))
+    assert found.train.labels.tolist() == found.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    expected = np.stack([picture(100 + value, channels=channels) for value in (0, 1, 2, 10, 11, 12)])
+    np.testing.assert_array_equal(found.test.images, expected.reshape(found.test.images.shape))
+    assert (found.train.labels.dtype, found.train.images.dtype) == (np.int64, np.uint8)
+
+
+def test_grey_pictures_saved_as_colour_become_grey(tmp_path):
+    write_folder(tmp_path)
+    for path in tmp_path.rglob("*.png"):
+        Image.open(path).convert("RGB").save(path)
+    assert load_dataset(tmp_path).input_shape == (4, 5, 1)
+
+
+def test_hidden_files_and_subfolders(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train" / ".git").mkdir()
+    (tmp_path / "train" / "cat" / ".DS_Store").write_bytes(b"no image")
+    (tmp_path / "train" / "cat" / "more").mkdir()
+    Image.fromarray(picture(7)).save(tmp_path / "train" / "cat" / "more" / "x.png")
+    found = load_dataset(tmp_path)
+    assert found.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_class_without_test_images(tmp_path):
+    write_folder(tmp_path, classes=("cat", "dog", "eel"))
+    for path in (tmp_path / "test" / "dog").iterdir():
+        path.unlink()
+    (tmp_path / "test" / "dog").rmdir()
+    assert load_dataset(tmp_path).test.labels.tolist() == [0, 0, 0, 2, 2, 2]
+
+
+def test_folder_is_decoded_once(tmp_path, cache):
+    first = load_dataset(write_folder(tmp_path))
+    path = tmp_path / "test" / "dog" / "2.png"
+    status = path.stat()
+    path.write_bytes(bytes(status.st_size))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    second = load_dataset(tmp_path)
+    assert second.test.digest == first.test.digest
+    np.testing.assert_array_equal(second.test.images, first.test.images)
+    assert isinstance(second.test.images, np.memmap)
+    assert len(list(cache.iterdir())) == 1
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with pytest.raises(UsageError, match=r"2\.png: expected an image"):
+        load_dataset(tmp_path)
+
+
+def test_failed_decoding_leaves_no_cache(tmp_path, cache):
+    write_folder(tmp_path)
+    (tmp_path / "train" / "dog" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(UsageError, match=r"broken\.png: expected an image, got: .*mend or remove the file"):
+        load_dataset(tmp_path)
+    assert list(cache.iterdir()) == []
+
+
+def test_damaged_cache_says_what_to_delete(tmp_path, cache):
+    load_dataset(write_folder(tmp_path))
+    [entry] = cache.iterdir()
+    (entry / "test_images.npy").write_bytes(b"")
+    with pytest.raises(CmtError, match=r"expected a readable cache, got .*; delete that folder"):
+        load_dataset(tmp_path)
+
+
+def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CMT_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(CmtError, match=r"expected a writable cache, got .*set CMT_CACHE"):
+        load_dataset(write_folder(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"CMT_CACHE": "own", "XDG_CACHE_HOME": "xdg"}, "own"),
+        ({"XDG_CACHE_HOME": "xdg"}, "xdg/cmt"),
+        ({}, "home/.cache/cmt"),
+    ],
+    ids=["own", "xdg", "home"],
+)
+def test_where_the_cache_lives(tmp_path, monkeypatch, variables, expected):
+    for name in ("CMT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    load_dataset(write_folder(tmp_path / "data"))
+    assert (tmp_path / expected).is_dir()
+
+
+def test_mixed_sizes_are_refused_or_fitted(tmp_path):
+    write_folder(tmp_path)
+    Image.fromarray(picture(1, size=(8, 9))).save(tmp_path / "train" / "dog" / "large.png")
+    with pytest.raises(UsageError, match=r"large\.png: expected 4x5 like 0\.png, got 8x9; .* --size 4x5"):
+        load_dataset(tmp_path)
+    found = load_dataset(tmp_path, size=(4, 5))
+    assert found.train.images.shape == (7, 4, 5, 1)
+    np.testing.assert_array_equal(found.train.images[0, ..., 0], picture(0))
+
+
+def remove_test(root):
+    for path in sorted((root / "test").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (root / "test").rmdir()
+
+
+def empty_test(root):
+    for path in (root / "test").rglob("*.png"):
+        path.unlink()
+
+
+def unknown_class(root):
+    (root / "test" / "fox").mkdir()
+
+
+def one_class(root):
+    for path in (root / "train" / "dog").iterdir():
+        path.unlink()
+    (root / "train" / "dog").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove_test, "test: expected a folder of class folders, got none; a data set has train/ and test/"),
+        (empty_test, "test: expected <class>/<image file> below it, got no file"),
+        (unknown_class, "test: expected only the classes of train/, got fox too"),
+        (one_class, "train: expected at least two class folders, got 1: cat"),
+    ],
+)
+def test_folders_of_another_form(tmp_path, change, message):
+    change(write_folder(tmp_path))
+    with pytest.raises(UsageError, match=message):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("axes", [3, 4])
+def test_npz(tmp_path, axes):
+    images = arrays()["x_train"]
+    images = images if axes == 3 else images[..., np.newaxis]
+    found = load_dataset(write_npz(tmp_path / "d.npz", x_train=images, y_train=np.array([[0], [1], [2]] * 2, np.uint8)))
+    assert (found.classes, found.input_shape) == (("0", "1", "2"), (4, 5, 1))
+    assert found.train.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    np.testing.assert_array_equal(found.test.images[0, ..., 0], picture(5))
+
+
+def test_npz_may_name_its_classes(tmp_path):
+    assert load_dataset(write_npz(tmp_path / "d.npz", classes=np.array(["a", "b", "c"]))).classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_test": None, "y_test": None}, "expected the arrays .* got no x_test, y_test"),
+        ({"x_train": arrays()["x_train"] / 255}, r"train: expected uint8 images .* got float64 .* not floats"),
+        ({"x_train": np.zeros((6, 4, 5, 2), np.uint8)}, r"expected uint8 images \(N, H, W\[, 1 or 3\]\)"),
+        ({"x_train": np.zeros((0, 4, 5), np.uint8), "y_train": np.zeros(0, int)}, "expected at least two distinct"),
+        ({"x_test": np.zeros((0, 4, 5), np.uint8), "y_test": np.zeros(0, int)}, r"test: expected uint8 images"),
+        ({"y_train": np.arange(5) % 3}, "train: expected 6 integer labels, got int64"),
+        ({"y_train": np.arange(6) / 2}, "expected at least two distinct classes|integer labels"),
+        ({"y_train": np.zeros(6, int), "y_test": np.zeros(6, int)}, "expected at least two distinct classes, got 0"),
+        ({"y_test": np.array([0, 1, 2, 3, 0, 0])}, r"test: expected labels in \[0, 3\), got 0 to 3"),
+        ({"y_train": np.array([-1, 1, 2, 0, 0, 0])}, r"train: expected labels in \[0, 3\), got -1 to 2"),
+        ({"classes": np.array(["a", "a", "b"])}, "expected at least two distinct classes, got a, a, b"),
+        ({"x_test": np.zeros((6, 5, 5), np.uint8)}, "expected train and test images of one shape, got 4x5x1 and 5x5x1"),
+        ({"y_train": np.array([{}] * 6)}, "expected an .npz of plain arrays"),
+    ],
+    ids=[
+        *("missing", "floats", "two channels", "no training", "no test", "few labels", "float labels", "one class"),
+        *("unknown label", "negative label", "same name", "shapes", "pickle"),
+    ],
+)
+def test_npz_of_another_form(tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message):
+        load_dataset(write_npz(tmp_path / "d.npz", **changes))
+
+
+def one_array():
+    file = io.BytesIO()
+    np.save(file, np.zeros(3))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04broken", b"no zip", one_array()], ids=["empty", "cut off", "text", "npy"]
+)
+def test_npz_that_is_none(tmp_path, content):
+    (tmp_path / "d.npz").write_bytes(content)
+    with pytest.raises(UsageError, match=r"d\.npz: expected an \.npz of plain arrays, got"):
+        load_dataset(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("name", ["missing", "missing.npz", "note.txt"])
+def test_sources_of_no_kind(tmp_path, name):
+    (tmp_path / "note.txt").touch()
+    with pytest.raises(UsageError, match=r"expected 'digits', a folder with train/ and test/, or an \.npz file"):
+        load_dataset(tmp_path / name)
+
+
+def small(labels=(0, 1, 1, 0), first=0):
+    part = (np.stack([picture(first + index) for index in range(4)]), np.array(labels))
+    return make_dataset("small", ("cat", "dog"), part, part).test
+
+
+def test_digest_is_of_shape_images_and_labels():
+    split = small()
+    content = b"[4, 4, 5, 1]" + split.images.tobytes() + split.labels.astype("<i8").tobytes()
+    assert split.digest == hashlib.sha256(content).hexdigest()
+    assert len({split.digest, small(labels=(0, 1, 1, 1)).digest, small(first=1).digest}) == 3
+
+
+def test_sample_is_distinct_ascending_and_drawn_by_its_seed():
+    split = load_dataset("digits").test
+    rows = split.sample(100, seed=3)
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert (len(rows), rows.dtype) == (100, np.int64)
+    np.testing.assert_array_equal(rows, split.sample(100, seed=3))
+    assert rows.tolist() != split.sample(100, seed=4).tolist()
+    assert split.sample(1000).tolist() == list(range(360))
+
+
+def test_what_a_model_asks_of_its_data():
+    found = load_dataset("digits")
+    found.require_classes(tuple("0123456789"), owner="guard.onnx")
+    found.require_shape((8, 8, 1), owner="guard.onnx")
+    with pytest.raises(UsageError, match=r"digits: expected the classes of guard\.onnx \(a, b\), got 0, 1"):
+        found.require_classes(("a", "b"), owner="guard.onnx")
+    with pytest.raises(UsageError, match=r"expected images of 9x8x1 as guard\.onnx takes, got 8x8x1; .* --size 9x8"):
+        found.require_shape((9, 8, 1), owner="guard.onnx")

@@ -1,0 +1,240 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from calibration.attacks import FgsConfig, IgsConfig, fgs
+from calibration.evaluation import EvaluationConfig, evaluate
+from calibration.gradients import GradientGraph
+from calibration.judge import round_to_images
+from calibration.pixels import to_pixels
+from calibration.results import Results
+from calibration.stamping import stamp
+from calibration.thresholds import CalibrationConfig, calibrate
+from runtime.artifact import read_artifact
+from runtime.errors import ModelError, UsageError
+from runtime.guard import Guard
+from tests.calibration.guards import assembled, dataset, document, guard_file
+
+OPTIONS = {"device": "cpu", "threads": 1}
+FGS = FgsConfig(epsilon=0.1)
+N = 60
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """One guard and every file an attacker may bring."""
+    folder = tmp_path_factory.mktemp("guards")
+    for name, model in {
+        "guard": guard_file(recipe={"lock": "trained"}),
+        "twin": guard_file(pair=False, sharpness=3.0),
+        "unlocked": guard_file(recipe={"lock": "none"}, sharpness=5.0),
+        "substitute": guard_file(pair=False, sharpness=2.0),
+        "other": guard_file(classes=("a", "b", "c", "d")),
+    }.items():
+        (folder / f"{name}.onnx").write_bytes(model)
+    return {path.stem: path for path in folder.iterdir()}
+
+
+def run(files, **options):
+    config = EvaluationConfig(**{"attacks": (FGS,), "n": N, **OPTIONS} | options)
+    return evaluate(config, files["guard"], dataset())
+
+
+def test_counts_are_those_of_the_attack_done_by_hand(files):
+    found = run(files, eight_bit=True)
+    test = dataset().test
+    rows = test.sample(N)
+    images, labels = test.images[rows], test.labels[rows]
+    graph = GradientGraph(files["guard"].read_bytes(), of=["logits"], **OPTIONS)
+    x_adv = fgs(graph, to_pixels(images), labels, epsilon=0.1).x_adv
+    with Guard(files["guard"], **OPTIONS) as guard:
+        benign, attacked = guard.classify(images), guard.classify(round_to_images(x_adv, images, epsilon=0.1))
+    for counts, verdicts in ((found.benign.counts, benign), (found.cells[0].counts, attacked)):
+        right = verdicts.labels == labels
+        assert counts.n == N
+        assert counts.correct == (right & verdicts.accepted).sum()
+        assert counts.rejected == (~verdicts.accepted).sum()
+        assert counts.fooled == (~right & verdicts.accepted).sum()
+        assert counts.right_label == right.sum()
+    assert found.data.sample == tuple(rows)
+    assert found.complete
+
+
+def test_every_threat_is_crafted_on_its_own_file_strongest_first(files):
+    found = run(
+        files,
+        threats=("black-box", "grey-box"),
+        attacks=(FGS, IgsConfig(epsilon=0.1, steps=3)),
+        **{role: files[role] for role in ("twin", "unlocked", "substitute")},
+    )
+    names = [(cell.threat, cell.reading, cell.source.file) for cell in found.cells[::2]]
+    assert names == [
+        ("grey-box", "z-star", str(files["guard"])),
+        ("grey-box", "z", str(files["unlocked"])),
+        ("grey-box", "oracle", str(files["twin"])),
+        ("black-box", "substitute", str(files["substitute"])),
+    ]
+    for cell in found.cells:
+        artifact = read_artifact(cell.source.file)
+        assert (cell.source.digest, cell.source.sha256) == (artifact.spec.digest, artifact.sha256)
+        assert cell.source.tensor == cell.parameters["objective"]["of"] == "logits"
+    assert [check.file for check in found.self_check] == [name[2] for name in names]
+    assert all(check.relative_error < 0.1 for check in found.self_check)
+
+
+def test_distortion_budget_and_cost_are_recorded(files):
+    found = run(files, attacks=(IgsConfig(epsilon=0.1, steps=3),))
+    [cell] = found.cells
+    assert cell.parameters["step_size"] == pytest.approx(2.5 * 0.1 / 3)
+    assert (cell.parameters["steps"], cell.parameters["batch_size"]) == (3, 128)
+    assert 0.05 < cell.mean_linf <= cell.largest_linf <= 0.1 + 1e-6
+    assert cell.mean_linf <= cell.mean_l2 <= 0.1 * np.sqrt(30) + 1e-6
+    assert (cell.gradients_per_image, cell.zero_gradients) == (3.0, 0)
+    assert cell.seconds > 0
+
+
+def test_a_greater_budget_fools_more_and_a_budget_of_zero_changes_nothing(files):
+    found = run(files, attacks=tuple(FgsConfig(epsilon=epsilon) for epsilon in (0.0, 0.05, 0.2)))
+    by_epsilon = {cell.parameters["epsilon"]: cell for cell in found.cells}
+    assert by_epsilon[0.0].counts == found.benign.counts
+    assert by_epsilon[0.0].largest_linf == 0
+    right = [by_epsilon[epsilon].counts.right_label for epsilon in (0.0, 0.05, 0.2)]
+    assert right == sorted(right, reverse=True)
+    assert right[-1] < right[0] / 2
+
+
+def test_pictures_are_of_the_sample_and_show_both_verdicts(files):
+    found = run(files, eight_bit=True)
+    [cell] = found.cells
+    assert 0 < len(cell.examples) <= 12
+    test = dataset().test
+    with Guard(files["guard"], **OPTIONS) as guard:
+        for example in cell.examples:
+            assert example.index in found.data.sample
+            assert example.label == test.labels[example.index]
+            verdict = guard.classify(test.images[example.index])[0]
+            assert (example.benign.label, example.benign.accepted) == (verdict.label, verdict.accepted)
+            assert example.benign_image != example.attacked_image
+
+
+def without_time(results):
+    return replace(results, cells=tuple(replace(cell, seconds=0.0) for cell in results.cells))
+
+
+@pytest.mark.parametrize("eight_bit", [False, True], ids=["float", "8-bit"])
+def test_the_same_again(files, eight_bit):
+    attacks = (FGS, IgsConfig(epsilon=0.1, steps=2, random_start=True, seed=3))
+    first, second = (run(files, attacks=attacks, eight_bit=eight_bit) for _ in range(2))
+    assert without_time(first) == without_time(second)
+    assert run(files, seed=1).data.sample != first.data.sample
+
+
+def test_results_survive_their_file(files, tmp_path):
+    found = run(files, command="cmt attack guard.onnx")
+    found.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json") == found
+
+
+def test_threshold_is_part_of_the_verdict(files, tmp_path):
+    data = dataset()
+    config = CalibrationConfig(acceptance=0.7, n=N)
+    (tmp_path / "calibrated.onnx").write_bytes(calibrate(files["guard"], data, config, **OPTIONS).model)
+    strict = run(files | {"guard": tmp_path / "calibrated.onnx"})
+    open_ = run(files)
+    assert strict.model.threshold > 0
+    assert strict.model.calibration["images"] == 240 - N
+    assert strict.cells[0].counts.rejected > open_.cells[0].counts.rejected
+    assert strict.cells[0].counts.right_label == open_.cells[0].counts.right_label
+
+
+def test_undefended_file_is_attacked_the_same_way(files):
+    found = run(files | {"guard": files["twin"]})
+    assert found.model.rule == "confidence"
+    assert found.cells[0].counts.rejected == 0
+    assert found.cells[0].rates.fooled.value > found.benign.rates.fooled.value
+
+
+def test_unfinished_results_after_each_cell(files):
+    seen = []
+    config = EvaluationConfig(attacks=(FGS, FgsConfig(epsilon=0.2)), n=N, **OPTIONS)
+    found = evaluate(config, files["guard"], dataset(), on_cell=seen.append)
+    assert [(len(results.cells), results.complete) for results in seen] == [(1, False), (2, False)]
+    assert found == replace(seen[-1], complete=True)
+
+
+def test_interruption_keeps_what_was_finished(files):
+    seen = []
+
+    def interrupt(results):
+        seen.append(results)
+        if len(results.cells) == 2:
+            raise KeyboardInterrupt
+
+    config = EvaluationConfig(attacks=tuple(FgsConfig(epsilon=e) for e in (0.1, 0.2, 0.3)), n=N, **OPTIONS)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, files["guard"], dataset(), on_cell=interrupt)
+    assert len(seen[-1].cells) == 2
+
+
+def test_progress_names_each_piece_of_work(files):
+    told = {}
+
+    def progress(what):
+        told[what] = []
+        return lambda *pair: told[what].append(pair)
+
+    evaluate(EvaluationConfig(attacks=(FGS,), n=N, **OPTIONS), files["guard"], dataset(), progress=progress)
+    assert told == {"benign images": [(N, N)], "grey-box z-star: fgs, epsilon 0.1": [(N, N)]}
+
+
+def test_all_images_where_there_are_fewer_than_asked_for(files):
+    assert run(files, n=10_000).benign.counts.n == 240
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"twin": "unlocked"}, r"--twin .*unlocked\.onnx: expected an undefended file, got one with the rule pair"),
+        (
+            {"unlocked": "guard"},
+            "--unlocked .*: expected a defended file trained with --lock none, .* the lock trained",
+        ),
+        ({"unlocked": "twin"}, "--unlocked .*: expected a defended file .* got the rule confidence"),
+        ({"twin": "none"}, r"none\.onnx.*expected a readable model file"),
+        ({"substitute": "other", "threats": ("black-box",)}, r"templates: expected the classes of .*other\.onnx"),
+        ({"substitute": "twin"}, "--substitute: expected --threat black-box beside it"),
+        ({"n": 0}, "-n: expected at least 1 image, got 0"),
+        ({"seed": -1}, "--seed: expected 0 or more, got -1"),
+        ({"attacks": ()}, "attacks: expected one or more different ones"),
+        ({"attacks": (FGS, FGS)}, "attacks: expected one or more different ones"),
+    ],
+    ids=["twin", "lock", "rule", "missing", "classes", "unused", "n", "seed", "no attack", "twice"],
+)
+def test_files_and_options_that_do_not_fit(files, options, message):
+    missing = files["guard"].with_name("none.onnx")
+    given = {
+        name: files.get(value, missing) if name in ("twin", "unlocked", "substitute") else value
+        for name, value in options.items()
+    }
+    with pytest.raises((UsageError, ModelError), match=message):
+        run(files, **given)
+
+
+def test_images_of_another_size(files):
+    small = replace(dataset(), test=replace(dataset().test, images=np.zeros((240, 6, 6, 1), np.uint8)))
+    small = replace(small, train=small.test)
+    with pytest.raises(UsageError, match=r"expected images of 6x5x1 as .*guard\.onnx takes, got 6x6x1"):
+        evaluate(EvaluationConfig(attacks=(FGS,), n=N), files["guard"], small)
+
+
+def test_network_that_cannot_be_differentiated(files, tmp_path):
+    model = assembled()
+    position = next(index for index, node in enumerate(model.graph.node) if "flat" in node.output)
+    model.graph.node[position].output[0] = "whole"
+    model.graph.node.insert(position + 1, helper.make_node("Mod", ["whole", "rule_white"], ["flat"], fmod=1))
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(stamp(model, document(model)))
+    with pytest.raises(ModelError, match="Mod"):
+        run(files | {"guard": path})

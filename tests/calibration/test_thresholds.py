@@ -1,0 +1,198 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from calibration.thresholds import (
+    CalibrationConfig,
+    calibrate,
+    held_out_images,
+    threshold_at_acceptance,
+)
+from runtime.artifact import read_artifact
+from runtime.errors import ModelError, UsageError
+from runtime.guard import Guard
+from tests.calibration.guards import assembled, dataset, guard_file
+
+OPTIONS = {"device": "cpu", "threads": 1}
+IMAGES = st.lists(
+    st.tuples(st.floats(0, 1, width=32) | st.sampled_from([0.0, 0.5, 1.0]), st.booleans(), st.booleans()),
+    min_size=1,
+    max_size=50,
+)
+ACCEPTANCE = st.integers(1, 100).map(lambda percent: percent / 100)
+
+
+def columns(images):
+    confidence, correct, passes = zip(*images, strict=True)
+    return np.array(confidence, np.float32), np.array(correct), np.array(passes)
+
+
+def accepted_share(images, threshold):
+    confidence, correct, passes = columns(images)
+    return Fraction(int((correct & passes & (confidence >= np.float32(threshold))).sum()), int(correct.sum()))
+
+
+@settings(deadline=None)
+@given(images=IMAGES, acceptance=ACCEPTANCE)
+def test_threshold_is_the_largest_that_accepts_the_share(images, acceptance):
+    assume(any(correct for _, correct, _ in images))
+    wanted = Fraction(str(acceptance))
+    if accepted_share(images, 0.0) < wanted:
+        with pytest.raises(UsageError, match="--accept: expected at most"):
+            threshold_at_acceptance(*columns(images), acceptance=acceptance)
+        return
+    threshold = threshold_at_acceptance(*columns(images), acceptance=acceptance)
+    assert threshold == float(np.float32(threshold))
+    assert accepted_share(images, threshold) >= wanted
+    larger = [confidence for confidence, _, _ in images if confidence > threshold]
+    assert all(accepted_share(images, other) < wanted for other in larger)
+
+
+@settings(deadline=None)
+@given(images=IMAGES, first=ACCEPTANCE, second=ACCEPTANCE)
+def test_asking_for_more_never_raises_the_threshold(images, first, second):
+    assume(any(correct for _, correct, _ in images))
+    low, high = sorted((first, second))
+    assume(accepted_share(images, 0.0) >= Fraction(str(high)))
+    assert threshold_at_acceptance(*columns(images), acceptance=high) <= threshold_at_acceptance(
+        *columns(images), acceptance=low
+    )
+
+
+@settings(deadline=None)
+@given(images=IMAGES, acceptance=ACCEPTANCE, seed=st.integers(0, 9))
+def test_order_and_wrong_images_do_not_matter(images, acceptance, seed):
+    assume(any(correct for _, correct, _ in images))
+    assume(accepted_share(images, 0.0) >= Fraction(str(acceptance)))
+    shuffled = [images[index] for index in np.random.default_rng(seed).permutation(len(images))]
+    more = [*shuffled, (1.0, False, True), (0.0, False, False)]
+    assert threshold_at_acceptance(*columns(more), acceptance=acceptance) == threshold_at_acceptance(
+        *columns(images), acceptance=acceptance
+    )
+
+
+def test_example_by_hand():
+    confidence = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.9], np.float32)
+    correct = np.array([True, True, True, True, False, True])
+    passes = np.array([False, True, True, True, True, True])
+    assert threshold_at_acceptance(confidence, correct, passes, acceptance=0.6) == float(np.float32(0.3))
+    with pytest.raises(UsageError, match=r"expected at most 0.8000, the share of 5 .* got 0.81; ask for less"):
+        threshold_at_acceptance(confidence, correct, passes, acceptance=0.81)
+
+
+def test_reachable_share_it_names_can_be_asked_for():
+    confidence = np.linspace(0, 1, 7, dtype=np.float32)
+    passes = np.arange(7) > 0
+    with pytest.raises(UsageError, match=r"expected at most 0.8571") as caught:
+        threshold_at_acceptance(confidence, np.ones(7, bool), passes, acceptance=0.99)
+    named = float(str(caught.value).split("at most ")[1].split(",")[0])
+    assert threshold_at_acceptance(confidence, np.ones(7, bool), passes, acceptance=named) == confidence[1]
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "message"),
+    [
+        (np.ones(3), np.ones(3, bool), "expected one float32 confidence, .* got float64"),
+        (np.ones(3, np.float32), np.ones(2, bool), r"got float32 \(3,\), \(2,\)"),
+        (np.ones(3, np.float32), np.zeros(3, bool), "expected correctly classified images, got none"),
+    ],
+    ids=["dtype", "shape", "nothing right"],
+)
+def test_arrays_of_another_form(confidence, correct, message):
+    with pytest.raises(UsageError, match=message):
+        threshold_at_acceptance(confidence, correct, np.ones(3, bool), acceptance=0.9)
+
+
+@pytest.mark.parametrize("acceptance", [0.0, 1.01, -1.0, float("nan")], ids=str)
+def test_acceptance_out_of_range(acceptance):
+    with pytest.raises(UsageError, match=r"--accept: expected a share in \(0, 1\], got"):
+        CalibrationConfig(acceptance=acceptance)
+
+
+def test_negative_sample():
+    with pytest.raises(UsageError, match="-n: expected the number of images that the attack takes"):
+        CalibrationConfig(acceptance=0.9, n=-1)
+
+
+def accepted_by(model, data):
+    with Guard(model, **OPTIONS) as guard:
+        verdicts = guard.classify(data.images)
+    correct = verdicts.labels == data.labels
+    return verdicts.accepted[correct].mean(), int(correct.sum())
+
+
+@pytest.mark.parametrize("pair", [True, False], ids=["pair", "confidence"])
+@pytest.mark.parametrize("acceptance", [0.5, 0.8, 0.9])
+def test_calibrated_file_accepts_the_share_it_says(pair, acceptance):
+    data = dataset(n_test=400)
+    before = guard_file(pair=pair)
+    found = calibrate(before, data, CalibrationConfig(acceptance=acceptance, n=150), **OPTIONS)
+    held_out = held_out_images(data, n=150, seed=0)
+    assert accepted_by(found.model, held_out) == (found.reached, found.right)
+    assert acceptance <= found.reached < acceptance + 2 / found.right
+    assert found.reached <= found.reachable == accepted_by(before, held_out)[0]
+    spec = read_artifact(found.model).spec
+    assert spec.threshold == found.threshold
+    assert vars(spec.calibration) == {
+        "data": held_out.digest,
+        "images": 250,
+        "acceptance": acceptance,
+        "reached": found.reached,
+        "precision": "fp32",
+        "graph": read_artifact(before).graph,
+    }
+
+
+@pytest.mark.parametrize("first", [0.5, 0.9])
+def test_calibrating_again_forgets_the_first_time(first):
+    data = dataset()
+    once = calibrate(guard_file(), data, CalibrationConfig(acceptance=first, n=100), **OPTIONS)
+    config = CalibrationConfig(acceptance=0.7, n=100)
+    assert (
+        calibrate(once.model, data, config, **OPTIONS).model == calibrate(guard_file(), data, config, **OPTIONS).model
+    )
+
+
+def test_progress_ends_at_its_total():
+    told = []
+    config = CalibrationConfig(acceptance=0.7, n=100)
+    calibrate(guard_file(), dataset(), config, **OPTIONS, progress=lambda *pair: told.append(pair))
+    assert told == sorted(told)
+    assert told[-1] == (280, 280)
+
+
+def test_attack_and_threshold_share_no_image():
+    data = dataset()
+    attacked = data.test.sample(100, seed=3)
+    rest = np.setdiff1d(np.arange(240), attacked)
+    held_out = held_out_images(data, n=100, seed=3)
+    np.testing.assert_array_equal(held_out.images, data.test.images[rest])
+    np.testing.assert_array_equal(held_out.labels, data.test.labels[rest])
+    assert held_out.digest != held_out_images(data, n=100, seed=4).digest
+
+
+@pytest.mark.parametrize(("n", "most"), [(141, "140"), (1000, "140")])
+def test_too_few_images_are_left(n, most):
+    with pytest.raises(UsageError, match=f"at least 100 test images beside the attack's -n {n}, .* -n {most} or less"):
+        calibrate(guard_file(), dataset(), CalibrationConfig(acceptance=0.9, n=n), **OPTIONS)
+
+
+def test_share_beyond_the_hard_rule():
+    with pytest.raises(UsageError, match=r"--accept: expected at most 0\.\d{4}, the share of \d+ correctly classified"):
+        calibrate(guard_file(doubt=2.0), dataset(), CalibrationConfig(acceptance=0.999, n=100), **OPTIONS)
+
+
+def test_data_of_other_classes():
+    other = guard_file(classes=("a", "b", "c", "d"))
+    with pytest.raises(UsageError, match="expected the classes of the file"):
+        calibrate(other, dataset(), CalibrationConfig(acceptance=0.9, n=100), **OPTIONS)
+
+
+def test_file_that_is_no_guard(tmp_path):
+    path = tmp_path / "bare.onnx"
+    path.write_bytes(assembled().SerializeToString())
+    with pytest.raises(ModelError, match=r"bare\.onnx"):
+        calibrate(path, dataset(), CalibrationConfig(acceptance=0.9, n=100), **OPTIONS)
