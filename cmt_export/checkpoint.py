@@ -1,0 +1,221 @@
+"""`model.pt`: a network, how it was made, and the held-out images that its export is checked on.
+
+Plain containers and tensors only, so that ``torch.load(..., weights_only=True)`` reads it and nothing in it can run.
+The code of a trunk is never in the file: a trunk that is not built in must be named again by whoever loads it.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from cmt_export.networks import TRUNKS, build_network, load_trunk_factory
+from cmt_export.objective import Recipe
+from runtime.atomic import atomic_output
+from runtime.errors import CmtError, ModelError, UsageError
+
+FORMAT = "cmt.checkpoint"
+VERSION = 1
+PROBES = 256
+"""Held-out images that a checkpoint carries for the parity gate and the golden input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast to train; with the recipe, the data and the machine it determines the weights.
+
+    Attributes:
+        epochs: Passes over the training split.
+        batch_size: Images a step.
+        learning_rate: The peak of the one-cycle schedule (Adam).
+        seed: Of initial weights, order of images, dropout and ε.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for a value out of range."""
+        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0 or self.seed < 0:
+            raise UsageError(
+                "schedule: expected epochs >= 1, batch_size >= 1, learning_rate > 0 and seed >= 0, got "
+                f"{self.epochs}, {self.batch_size}, {self.learning_rate}, {self.seed}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How the arithmetic ran; a resumed run repeats it, because another choice gives other bits.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        precision: ``fp32`` or ``bf16`` (autocast).
+        channels_last: Memory format of activations and weights.
+        threads: Of PyTorch on the CPU.
+    """
+
+    device: str
+    precision: str
+    channels_last: bool
+    threads: int
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """Everything in `model.pt`.
+
+    Attributes:
+        trunk: A built-in name or ``package.module:factory``; a label, never imported from here.
+        input_shape: ``(C, H, W)``.
+        classes: K names.
+        classmap: M, K labels; None for an undefended network.
+        recipe: The objective.
+        schedule: The optimisation.
+        execution: The arithmetic.
+        data: Name, digest and size of the training split, digest of the test split, and where the Classmap came from.
+        weights: The network's state dict.
+        probe_images: uint8 ``(256, H, W, C)``, held out.
+        probe_labels: int64 ``(256,)``.
+        progress: Optimiser, position and random state of an unfinished run; empty when finished.
+        history: One record a finished epoch.
+    """
+
+    trunk: str
+    input_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    classmap: tuple[int, ...] | None
+    recipe: Recipe
+    schedule: Schedule
+    execution: Execution
+    data: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    probe_images: npt.NDArray[np.uint8]
+    probe_labels: npt.NDArray[np.int64]
+    progress: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every epoch of the schedule is done."""
+        return not self.progress
+
+    def build(self, trunk: str | None = None) -> nn.Module:
+        """Build the network with these weights, in evaluation mode on the CPU.
+
+        Args:
+            trunk: ``package.module:factory`` of a trunk that is not built in.
+
+        Raises:
+            UsageError: The trunk is not built in and was not named.
+            ModelError: The weights do not fit the network.
+        """
+        network = build_network(
+            load_trunk_factory(self._named_trunk(trunk)),
+            input_shape=self.input_shape,
+            classes=len(self.classes),
+            dual=self.recipe.defended,
+            lock=self.recipe.lock,
+            lock_width=self.recipe.lock_width,
+        )
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"checkpoint: expected weights of the trunk {self.trunk!r}, got: {reason}") from error
+        return network.eval()
+
+    def _named_trunk(self, trunk: str | None) -> str:
+        if trunk is not None:
+            return trunk
+        if self.trunk in TRUNKS:
+            return self.trunk
+        raise UsageError(
+            f"checkpoint: its trunk {self.trunk!r} is not built in, and code named by a file is never imported; "
+            f"if you trust it: --trunk {self.trunk}"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file whole or not at all.
+
+        Raises:
+            CmtError: It cannot be written.
+        """
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "trunk": self.trunk,
+            "input_shape": list(self.input_shape),
+            "classes": list(self.classes),
+            "classmap": None if self.classmap is None else list(self.classmap),
+            "recipe": dict(vars(self.recipe)),
+            "schedule": dict(vars(self.schedule)),
+            "execution": dict(vars(self.execution)),
+            "data": self.data,
+            "weights": {name: value.detach().cpu() for name, value in self.weights.items()},
+            "probe_images": torch.from_numpy(np.array(self.probe_images)),
+            "probe_labels": torch.from_numpy(np.array(self.probe_labels)),
+            "progress": self.progress,
+            "history": self.history,
+        }
+        with atomic_output(path) as temporary:
+            try:
+                torch.save(document, temporary)
+            except RuntimeError as error:  # torch's zip writer reports a full disk so
+                raise CmtError(f"{path}: expected room to write, got: {str(error).splitlines()[0]}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
+        """Read and check a file.
+
+        Raises:
+            UsageError: There is no such file.
+            ModelError: It is no checkpoint of this project, or not of this version, or damaged.
+        """
+        if not Path(path).is_file():
+            raise UsageError(f"{path}: expected a checkpoint written by cmt train, got no such file")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what torch finds odd about another project's pickle
+                document = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a foreign file can surface as anything in torch's reader
+            reason = " ".join(str(error).split())[:120]
+            raise ModelError(
+                f"{path}: expected a checkpoint written by cmt train, got another file ({reason})"
+            ) from error
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise ModelError(f"{path}: expected a checkpoint written by cmt train, got another project's file")
+        if document.get("version") != VERSION:
+            raise ModelError(f"{path}: expected checkpoint version {VERSION}, got {document.get('version')!r}")
+        try:
+            return cls(
+                trunk=str(document["trunk"]),
+                input_shape=_shape(document["input_shape"]),
+                classes=tuple(map(str, document["classes"])),
+                classmap=None if document["classmap"] is None else tuple(map(int, document["classmap"])),
+                recipe=Recipe(**document["recipe"]),
+                schedule=Schedule(**document["schedule"]),
+                execution=Execution(**document["execution"]),
+                data=dict(document["data"]),
+                weights=dict(document["weights"]),
+                probe_images=document["probe_images"].numpy(),
+                probe_labels=document["probe_labels"].numpy(),
+                progress=dict(document["progress"]),
+                history=list(document["history"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"{path}: expected a complete checkpoint, got a damaged one ({error!r})") from error
+
+
+def _shape(value: Any) -> tuple[int, int, int]:
+    channels, height, width = map(int, value)
+    return channels, height, width

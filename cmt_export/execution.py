@@ -1,0 +1,164 @@
+"""Which arithmetic trains fastest on this processor: measured on the network itself, never guessed from a name."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cmt_export.checkpoint import Execution
+from cmt_export.objective import Recipe, training_loss
+from runtime.cpus import usable_cpus
+from runtime.errors import DeviceError, UsageError
+
+_Placed = TypeVar("_Placed", Tensor, nn.Module)
+_ROUNDS = 3
+_WORTH_IT = 0.95  # a choice that changes the bits must win by more than the noise of the measurement
+
+
+def resolve_device(name: str) -> str:
+    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        DeviceError: CUDA was asked for and does not run.
+        UsageError: Another name.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("--device cuda: expected a GPU that PyTorch can use, got none; use --device cpu")
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"--device: expected auto, cpu or cuda, got {name!r}")
+    return name
+
+
+def choose_execution(
+    network: nn.Module,
+    recipe: Recipe,
+    pixels: Tensor,
+    labels: Tensor,
+    classmap: Tensor | None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+) -> Execution:
+    """Time some training steps of each candidate and return the fastest.
+
+    Args:
+        network: The network to train; a copy of it is used.
+        recipe: The objective.
+        pixels: One batch, float32 ``(B, C, H, W)``, on the CPU.
+        labels: int64 ``(B,)``.
+        classmap: M, int64 ``(K,)``, or None.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, or ``fp32`` or ``bf16`` to leave only the memory format to the measurement.
+        threads: Of PyTorch on the CPU; all usable ones by default.
+    """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"--precision: expected auto, fp32 or bf16, got {precision!r}")
+    device, threads = resolve_device(device), threads or usable_cpus()
+    candidates = [
+        Execution(device=device, precision=kind, channels_last=channels_last, threads=threads)
+        for kind in (("fp32", "bf16") if precision == "auto" else (precision,))
+        for channels_last in (False, True)
+    ]
+    with _kept_generator():
+        trials = [_Trial(candidate, network, recipe, pixels, labels, classmap) for candidate in candidates]
+        for _ in range(_ROUNDS):
+            for trial in trials:
+                trial.step()
+    best = trials[0]
+    for trial in trials[1:]:
+        if trial.seconds < best.seconds * _WORTH_IT:
+            best = trial
+    return best.execution
+
+
+class _Trial:
+    """One candidate with its own copy of the network.
+
+    Trials take turns, and each counts its best step, so that a busy moment of the machine decides nothing.
+    """
+
+    def __init__(
+        self,
+        execution: Execution,
+        network: nn.Module,
+        recipe: Recipe,
+        pixels: Tensor,
+        labels: Tensor,
+        classmap: Tensor | None,
+    ) -> None:
+        self.execution, self.seconds = execution, float("inf")
+        self._network = place(copy.deepcopy(network), execution).train()
+        self._recipe = recipe
+        self._pixels, self._labels = place(pixels, execution), labels.to(execution.device)
+        self._classmap = None if classmap is None else classmap.to(execution.device)
+        with running(execution):
+            self._run()
+
+    def step(self) -> None:
+        """Time one forward and backward pass of the objective."""
+        with running(self.execution):
+            started = time.perf_counter()
+            self._run()
+            self.seconds = min(self.seconds, time.perf_counter() - started)
+
+    def _run(self) -> None:
+        with autocast(self.execution):
+            loss = training_loss(
+                self._network,
+                self._recipe,
+                self._pixels,
+                self._labels,
+                classmap=self._classmap,
+                epsilon=self._recipe.epsilon,
+            )
+        torch.autograd.backward(loss)
+        if self.execution.device == "cuda":
+            torch.cuda.synchronize()
+
+
+@contextmanager
+def _kept_generator() -> Iterator[None]:
+    """Leave PyTorch's random state as it was: dropout in a trial must not change the weights that follow."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def place(value: _Placed, execution: Execution) -> _Placed:
+    """Move a module or a batch of pixels to the device and memory format of `execution`."""
+    memory_format = torch.channels_last if execution.channels_last else torch.contiguous_format
+    return value.to(device=execution.device, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
+
+
+def autocast(execution: Execution) -> torch.autocast:
+    """Return the autocast context of `execution`; one that does nothing for float32."""
+    return torch.autocast(execution.device, torch.bfloat16, enabled=execution.precision == "bf16")
+
+
+@contextmanager
+def running(execution: Execution) -> Iterator[None]:
+    """Set PyTorch's threads, flush denormal numbers, and leave float32 on CUDA at float32: TF32 would change verdicts.
+
+    Where the network is sure, the gradients of its losses are denormal, which processors compute many times slower.
+    Threads inherit the mode, so it stays on.
+    """
+    torch.set_flush_denormal(True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(execution.threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,207 @@
+"""The networks of Table 1, the dual head on any trunk, and the gradient lock.
+
+A *trunk* is a `torch.nn.Module` that maps pixels ``(N, C, H, W)`` to features ``(N, F)``: everything up to and
+including the last hidden layer. A trunk factory takes the input shape ``(C, H, W)`` and returns a fresh trunk:
+
+```python
+def my_trunk(input_shape: tuple[int, int, int]) -> torch.nn.Module: ...
+```
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from runtime.errors import UsageError
+
+Lock = Literal["trained", "frozen", "none"]
+Shape = tuple[int, int, int]
+TrunkFactory = Callable[[Shape], nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logits:
+    """What a network returns.
+
+    Attributes:
+        logits: Z*, or Z of a network without a lock, ``(N, K)``.
+        robust_logits: Z', ``(N, K)``; None for a single head.
+        unlocked_logits: Z before the lock, ``(N, K)``; None without a lock.
+    """
+
+    logits: Tensor
+    robust_logits: Tensor | None = None
+    unlocked_logits: Tensor | None = None
+
+
+class GradientLock(nn.Module):
+    """Z* = Z ⊙ g(Z'), g two fully connected layers (paper §3.3.3, Fig. 3, Eq. 12).
+
+    The last bias starts at one, so that Z* starts near Z: a frozen g drawn around zero would scale every logit away.
+    """
+
+    def __init__(self, classes: int, *, width: int) -> None:
+        """Make g with `width` hidden units for `classes` logits."""
+        super().__init__()
+        self.hidden = nn.Linear(classes, width)
+        self.multiplier = nn.Linear(width, classes)
+        nn.init.ones_(self.multiplier.bias)
+
+    def forward(self, unlocked_logits: Tensor, robust_logits: Tensor) -> Tensor:
+        """Return Z*, ``(N, K)``, of Z and Z', each ``(N, K)``."""
+        multiplier: Tensor = self.multiplier(torch.relu(self.hidden(robust_logits)))
+        return unlocked_logits * multiplier
+
+
+class SingleHead(nn.Module):
+    """An undefended classifier: a trunk and one head."""
+
+    def __init__(self, trunk: nn.Module, *, features: int, classes: int) -> None:
+        """Put a head of `classes` logits on a trunk of `features`."""
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(features, classes)
+
+    def forward(self, pixels: Tensor) -> Logits:
+        """Classify pixels, float32 ``(N, C, H, W)`` in [0, 1]."""
+        return Logits(logits=self.head(self.trunk(pixels)))
+
+
+class DualHead(nn.Module):
+    """Two heads on one trunk, joined by the gradient lock (paper §3.3)."""
+
+    def __init__(self, trunk: nn.Module, *, features: int, classes: int, lock: Lock, lock_width: int) -> None:
+        """Put both heads of `classes` logits on a trunk of `features`; `lock_width` is the width of g."""
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(features, classes)
+        self.robust_head = nn.Linear(features, classes)
+        self.lock = None if lock == "none" else GradientLock(classes, width=lock_width)
+        if self.lock is not None and lock == "frozen":
+            self.lock.requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Logits:
+        """Classify pixels, float32 ``(N, C, H, W)`` in [0, 1]."""
+        features = self.trunk(pixels)
+        unlocked, robust = self.head(features), self.robust_head(features)
+        if self.lock is None:
+            return Logits(logits=unlocked, robust_logits=robust)
+        return Logits(logits=self.lock(unlocked, robust), robust_logits=robust, unlocked_logits=unlocked)
+
+
+def oracle_trunk(input_shape: Shape) -> nn.Module:
+    """Build the oracle of Table 1 up to its last hidden layer: six 3×3 convolutions, then 512 units."""
+    return _table1(input_shape, convolutions=(32, 64, 128), hidden=(512,), dropout=0.2)
+
+
+def s_mnist_trunk(input_shape: Shape) -> nn.Module:
+    """Build the substitute S_MNIST of Table 1 up to its last hidden layer."""
+    return _table1(input_shape, convolutions=(32, 64), hidden=(200, 200), dropout=0.0)
+
+
+def s_cifar10_trunk(input_shape: Shape) -> nn.Module:
+    """Build the substitute S_CIFAR10 of Table 1 up to its last hidden layer."""
+    return _table1(input_shape, convolutions=(64, 128), hidden=(256, 256), dropout=0.0)
+
+
+TRUNKS: dict[str, TrunkFactory] = {"oracle": oracle_trunk, "s-mnist": s_mnist_trunk, "s-cifar10": s_cifar10_trunk}
+"""The built-in trunks by the name that ``--network`` takes and a checkpoint records."""
+
+
+def _table1(input_shape: Shape, *, convolutions: Sequence[int], hidden: Sequence[int], dropout: float) -> nn.Module:
+    channels, height, width = input_shape
+    smallest = 2 ** len(convolutions)
+    if min(height, width) < smallest:
+        raise UsageError(
+            f"expected images of at least {smallest}x{smallest} for this network, got {height}x{width}; "
+            "choose a larger --size or another --trunk"
+        )
+    layers: list[nn.Module] = []
+    for filters in convolutions:
+        layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU()]
+        # Max-pooling commutes with ReLU, so pooling first is the same function and rectifies a quarter as much.
+        layers += [nn.Conv2d(filters, filters, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        channels, height, width = filters, height // 2, width // 2
+    layers.append(nn.Flatten())
+    inputs = channels * height * width
+    for units in hidden:
+        layers += [nn.Linear(inputs, units), nn.ReLU()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        inputs = units
+    return nn.Sequential(*layers)
+
+
+def load_trunk_factory(name: str) -> TrunkFactory:
+    """Return the built-in trunk `name`, or import ``package.module:factory``.
+
+    Raises:
+        UsageError: There is no such trunk, module or callable.
+    """
+    if name in TRUNKS:
+        return TRUNKS[name]
+    module_name, _, attribute = name.partition(":")
+    if not attribute:
+        raise UsageError(f"--trunk: expected one of {', '.join(TRUNKS)} or package.module:factory, got {name!r}")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"--trunk: expected an importable {name!r}, got: {error}; is its folder on PYTHONPATH?"
+        ) from error
+    if not callable(factory):
+        raise UsageError(f"--trunk: expected a callable at {name!r}, got {type(factory).__name__}")
+    return factory  # type: ignore[no-any-return]
+
+
+def build_network(
+    factory: TrunkFactory, *, input_shape: Shape, classes: int, dual: bool, lock: Lock = "none", lock_width: int = 64
+) -> nn.Module:
+    """Build a `DualHead` or a `SingleHead` on a fresh trunk.
+
+    Args:
+        factory: Makes the trunk.
+        input_shape: ``(C, H, W)``.
+        classes: K.
+        dual: Two heads, or one.
+        lock: The gradient lock of a dual head.
+        lock_width: Hidden units of g.
+
+    Raises:
+        UsageError: The trunk does not map ``(N, C, H, W)`` to ``(N, F)``.
+    """
+    trunk = factory(input_shape)
+    features = _count_features(trunk, input_shape)
+    if dual:
+        return DualHead(trunk, features=features, classes=classes, lock=lock, lock_width=lock_width)
+    return SingleHead(trunk, features=features, classes=classes)
+
+
+def _count_features(trunk: nn.Module, input_shape: Shape) -> int:
+    if not isinstance(trunk, nn.Module):
+        raise UsageError(f"trunk: expected the factory to return a torch.nn.Module, got {type(trunk).__name__}")
+    training = trunk.training
+    trunk.eval()
+    try:
+        with torch.no_grad():
+            features = trunk(torch.zeros(2, *input_shape))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"trunk: expected it to take pixels (N, {_comma(input_shape)}), got: {reason}") from error
+    finally:
+        trunk.train(training)
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
+        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UsageError(f"trunk: expected features (N, F) for pixels (N, {_comma(input_shape)}), got {got} for N = 2")
+    return math.prod(features.shape[1:])
+
+
+def _comma(shape: Shape) -> str:
+    return ", ".join(map(str, shape))

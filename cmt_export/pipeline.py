@@ -1,0 +1,170 @@
+"""What `cmt train` does around the loop: resume or start, and where the Classmap comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from calibration.classmap import ClassmapConfig, estimate_classmap
+from calibration.datasets import Dataset
+from cmt_export.checkpoint import Checkpoint, Execution, Schedule
+from cmt_export.exporting import export
+from cmt_export.objective import Recipe
+from cmt_export.training import OnStep, resume, start, train
+from runtime.artifact import read_artifact
+from runtime.errors import CmtError, UsageError
+
+Progress = Callable[[str], OnStep]
+"""Announces a stage by name and returns what to tell of its steps."""
+
+_CLASSMAP_IMAGES = 10_000
+"""The paper examines 10,000 FGS examples (§3.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """One `cmt train`.
+
+    Attributes:
+        output: Where the checkpoint goes.
+        recipe: The objective.
+        schedule: The optimisation.
+        trunk: A built-in name or ``package.module:factory``.
+        classmap_file: Exported oracle to estimate the Classmap on; None trains one first.
+        classmap_config: How it is estimated.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+        threads: Of PyTorch; None takes all usable processors.
+        execution: Taken instead of measuring, where given.
+        resume: Continue what `output` holds.
+        explicit: Names of the options the user gave; a resumed run must have been started with the same.
+    """
+
+    output: Path
+    recipe: Recipe
+    schedule: Schedule
+    trunk: str = "oracle"
+    classmap_file: Path | None = None
+    classmap_config: ClassmapConfig
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    execution: Execution | None = None
+    resume: bool = False
+    explicit: frozenset[str] = frozenset()
+
+    @property
+    def oracle_checkpoint(self) -> Path:
+        """Where the oracle that is trained first goes."""
+        return self.output.with_suffix(".oracle.pt")
+
+    @property
+    def oracle_file(self) -> Path:
+        """Where it is exported to."""
+        return self.output.with_suffix(".oracle.onnx")
+
+
+def run_plan(plan: TrainingPlan, data: Dataset, progress: Progress) -> Checkpoint:
+    """Train what the plan says and return the finished checkpoint.
+
+    Raises:
+        UsageError: The data, the Classmap or an option does not fit, or `output` holds an unfinished run that the plan
+            does not resume.
+        CmtError: Training diverged, or a file cannot be written.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved.
+    """
+    unfinished = _unfinished(plan)
+    if unfinished is not None:
+        _check_same_options(plan, unfinished)
+        run = resume(data, unfinished, trunk=plan.trunk if "trunk" in plan.explicit else None)
+        return train(run, plan.output, on_step=progress(f"resuming {plan.output.name}"))
+    if plan.resume and plan.output.exists():
+        return Checkpoint.load(plan.output)
+    classmap, provenance = _find_classmap(plan, data, progress) if plan.recipe.defended else (None, {})
+    run = start(
+        data,
+        recipe=plan.recipe,
+        schedule=plan.schedule,
+        trunk=plan.trunk,
+        classmap=classmap,
+        provenance=provenance,
+        device=plan.device,
+        precision=plan.precision,
+        threads=plan.threads,
+        execution=plan.execution,
+    )
+    return train(run, plan.output, on_step=progress(f"training {plan.output.name}"))
+
+
+def _unfinished(plan: TrainingPlan) -> Checkpoint | None:
+    """Return the run that `output` holds, if it is one that can go on."""
+    if not plan.output.exists():
+        return None
+    if plan.resume:
+        checkpoint = Checkpoint.load(plan.output)
+        return None if checkpoint.finished else checkpoint
+    try:
+        finished = Checkpoint.load(plan.output).finished
+    except CmtError:
+        return None
+    if not finished:
+        raise UsageError(f"{plan.output}: expected no unfinished run there, got one; --resume it, or delete it")
+    return None
+
+
+def _check_same_options(plan: TrainingPlan, checkpoint: Checkpoint) -> None:
+    wanted = (
+        vars(plan.recipe)
+        | vars(plan.schedule)
+        | {"trunk": plan.trunk, "network": plan.trunk, "recipe": plan.recipe.name}
+    )
+    began = vars(checkpoint.recipe) | vars(checkpoint.schedule)
+    began |= {"trunk": checkpoint.trunk, "network": checkpoint.trunk, "recipe": checkpoint.recipe.name}
+    for option in sorted(plan.explicit & began.keys()):
+        if wanted[option] != began[option]:
+            raise UsageError(
+                f"--resume: expected --{option.replace('_', '-')} {began[option]} as the run began, "
+                f"got {wanted[option]}; leave it out, or train to another -o"
+            )
+
+
+def _find_classmap(plan: TrainingPlan, data: Dataset, progress: Progress) -> tuple[tuple[int, ...], dict[str, object]]:
+    """Estimate the Classmap on the exported oracle (paper §3.2), training the oracle first where none was given."""
+    oracle = plan.classmap_file or _train_oracle(plan, data, progress)
+    artifact = read_artifact(oracle)
+    data.require_classes(artifact.spec.classes, owner=str(oracle))
+    data.require_shape(artifact.spec.input_shape, owner=str(oracle))
+    progress("estimating the Classmap")
+    rows = data.train.sample(_CLASSMAP_IMAGES, seed=plan.schedule.seed)
+    estimate = estimate_classmap(
+        artifact.model,
+        data.train.images[rows],
+        data.train.labels[rows],
+        config=plan.classmap_config,
+        device="cpu",
+        threads=plan.threads,
+    )
+    provenance: dict[str, object] = {
+        "oracle": artifact.spec.digest,
+        "classmap": {
+            **vars(plan.classmap_config),
+            "images": len(rows),
+            "confusion": estimate.confusion.round(6).tolist(),
+        },
+    }
+    return estimate.classmap, provenance
+
+
+def _train_oracle(plan: TrainingPlan, data: Dataset, progress: Progress) -> Path:
+    oracle_plan = replace(
+        plan,
+        output=plan.oracle_checkpoint,
+        recipe=Recipe(name="none"),
+        explicit=plan.explicit & {"seed"},
+        resume=plan.resume,
+    )
+    checkpoint = run_plan(oracle_plan, data, progress)
+    progress("exporting the oracle")
+    export(checkpoint, plan.oracle_file, trunk=plan.trunk if "trunk" in plan.explicit else None)
+    return plan.oracle_file

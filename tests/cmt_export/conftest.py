@@ -1,0 +1,52 @@
+"""Small real training runs that several modules share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.datasets import Dataset, make_dataset
+from cmt_export.checkpoint import Checkpoint, Execution, Schedule
+from cmt_export.objective import Recipe
+from cmt_export.training import Run, start, train
+
+EXECUTION = Execution(device="cpu", precision="fp32", channels_last=True, threads=1)
+CLASSMAP = (1, 2, 0)
+
+
+def make_bars(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of a bright bar: vertical, horizontal or diagonal, in noise."""
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 60, (n, 8, 8, 1))
+    labels = np.arange(n) % 3
+    for image, label, at in zip(images, labels, generator.integers(1, 7, n), strict=True):
+        rows, columns = {0: (slice(None), at), 1: (at, slice(None)), 2: (np.arange(8), np.arange(8))}[int(label)]
+        image[rows, columns, 0] += 180
+    return images.astype(np.uint8), labels
+
+
+@pytest.fixture(scope="session")
+def bars() -> Dataset:
+    return make_dataset("bars", ["vertical", "horizontal", "diagonal"], make_bars(384, 0), make_bars(96, 1))
+
+
+def begin(bars: Dataset, **changes: object) -> Run:
+    settings = {
+        "recipe": Recipe(epsilon=0.2),
+        "schedule": Schedule(epochs=2, batch_size=64, learning_rate=2e-3),
+        "classmap": CLASSMAP,
+        "execution": EXECUTION,
+    }
+    return start(bars, **(settings | changes))
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(bars: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "model.pt"
+    train(begin(bars, schedule=Schedule(epochs=20, batch_size=64, learning_rate=2e-3)), path)
+    return path
+
+
+@pytest.fixture
+def checkpoint(checkpoint_path: Path) -> Checkpoint:
+    return Checkpoint.load(checkpoint_path)

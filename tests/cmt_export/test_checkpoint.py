@@ -1,0 +1,132 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cmt_export.checkpoint import PROBES, Checkpoint, Schedule
+from cmt_export.training import train
+from runtime.errors import CmtError, ModelError, UsageError
+from tests.cmt_export.conftest import begin
+
+
+def test_it_loads_with_weights_only_and_holds_the_full_configuration(checkpoint_path):
+    document = torch.load(checkpoint_path, weights_only=True)
+    assert document["recipe"]["epsilon"] == 0.2
+    assert document["schedule"] == {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0}
+    assert document["execution"] == {"device": "cpu", "precision": "fp32", "channels_last": True, "threads": 1}
+    assert document["classmap"] == [1, 2, 0]
+    assert len(document["data"]["train"]) == 64
+
+
+def test_it_carries_held_out_images(checkpoint, bars):
+    n = min(PROBES, len(bars.test))
+    assert checkpoint.probe_images.shape == (n, 8, 8, 1)
+    assert checkpoint.probe_images.dtype == np.uint8
+    known = {image.tobytes(): label for image, label in zip(bars.test.images, bars.test.labels, strict=True)}
+    for image, label in zip(checkpoint.probe_images, checkpoint.probe_labels, strict=True):
+        assert known[image.tobytes()] == label
+
+
+def test_saving_and_loading_changes_nothing(checkpoint, tmp_path):
+    checkpoint.save(tmp_path / "copy.pt")
+    copy = Checkpoint.load(tmp_path / "copy.pt")
+    for name, value in checkpoint.weights.items():
+        torch.testing.assert_close(copy.weights[name], value, rtol=0, atol=0)
+    assert (copy.recipe, copy.schedule, copy.classmap) == (checkpoint.recipe, checkpoint.schedule, checkpoint.classmap)
+    assert copy.finished
+
+
+class _Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_hostile_pickle_is_refused_and_not_run(tmp_path):
+    sentinel = tmp_path / "ran"
+    torch.save({"format": "cmt.checkpoint", "weights": _Bomb(sentinel)}, tmp_path / "bomb.pt")
+    with pytest.raises(ModelError, match="written by cmt train, got another file"):
+        Checkpoint.load(tmp_path / "bomb.pt")
+    assert not sentinel.exists()
+
+
+def _write_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"a": 1}))
+
+
+def _write_text(path: Path) -> None:
+    path.write_text("not a checkpoint\n")
+
+
+def _write_state_dict(path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2).state_dict(), path)
+
+
+def _write_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("write", [_write_pickle, _write_text, _write_state_dict, _write_empty])
+def test_other_files_are_refused(write, tmp_path):
+    write(tmp_path / "other.pt")
+    with pytest.raises(ModelError, match="expected a checkpoint written by cmt train, got another"):
+        Checkpoint.load(tmp_path / "other.pt")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"absent\.pt: expected a checkpoint written by cmt train, got no such file"):
+        Checkpoint.load(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize("size", [10, 1000, 20_000])
+def test_a_truncated_file_is_refused(size, checkpoint_path, tmp_path):
+    (tmp_path / "cut.pt").write_bytes(checkpoint_path.read_bytes()[:size])
+    with pytest.raises(ModelError, match="expected a checkpoint"):
+        Checkpoint.load(tmp_path / "cut.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 1, got 2"),
+        ({"weights": 3}, "a complete checkpoint, got a damaged one"),
+        ({"recipe": {"no": "such"}}, "a complete checkpoint, got a damaged one"),
+        ({"input_shape": [1]}, "a complete checkpoint, got a damaged one"),
+    ],
+    ids=["version", "weights", "recipe", "shape"],
+)
+def test_damaged_documents_are_refused(change, message, checkpoint_path, tmp_path):
+    document = torch.load(checkpoint_path, weights_only=True)
+    torch.save(document | change, tmp_path / "damaged.pt")
+    with pytest.raises(ModelError, match=message):
+        Checkpoint.load(tmp_path / "damaged.pt")
+
+
+def test_weights_of_another_network_are_refused(checkpoint):
+    checkpoint.weights.pop("head.bias")
+    with pytest.raises(ModelError, match="expected weights of the trunk 'oracle'"):
+        checkpoint.build()
+
+
+def test_the_code_of_a_trunk_is_never_taken_from_the_file(bars, tmp_path):
+    run = begin(bars, trunk="tests.cmt_export.residual:make_trunk", schedule=Schedule(epochs=1, batch_size=64))
+    train(run, tmp_path / "own.pt")
+    loaded = Checkpoint.load(tmp_path / "own.pt")
+    with pytest.raises(UsageError, match=r"code named by a file is never imported; .*--trunk tests\.cmt_export"):
+        loaded.build()
+    assert loaded.build("tests.cmt_export.residual:make_trunk")(torch.rand(2, 1, 8, 8)).logits.shape == (2, 3)
+
+
+def test_an_unwritable_place_is_one_line(checkpoint, tmp_path):
+    with pytest.raises(CmtError, match=r"expected to write it, got: No such file or directory"):
+        checkpoint.save(tmp_path / "no" / "folder" / "model.pt")
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": float("nan")}, {"seed": -1}])
+def test_wrong_schedules(options):
+    with pytest.raises(UsageError, match="schedule: expected epochs >= 1"):
+        Schedule(**options)

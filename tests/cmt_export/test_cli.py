@@ -1,0 +1,291 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cmt_export.checkpoint import Checkpoint
+from cmt_export.cli import COMMANDS, main
+from tests.cmt_export.conftest import make_bars
+
+ROOT = Path(__file__).parents[2]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Cmt = Callable[..., Outcome]
+
+
+@pytest.fixture
+def cmt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cmt:
+    """Run the command in this process, exactly as the entry point does."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["cmt", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        signal.signal(signal.SIGTERM, handler)
+        return Outcome(int(caught.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "bars.npz"
+    (x_train, y_train), (x_test, y_test) = make_bars(192, 0), make_bars(96, 1)
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+QUICK = ("--epochs", 1, "--batch-size", 64, "--precision", "fp32", "--threads", 1)
+
+
+def _one_line(outcome: Outcome, code: int, *words: str) -> None:
+    assert outcome.code == code, outcome
+    complaint = outcome.err.strip().splitlines()[-1]
+    assert complaint.startswith(("cmt: ", "Error: "))
+    assert "Traceback" not in outcome.err
+    for word in words:
+        assert word in complaint
+
+
+def test_train_export_verify_info(cmt, archive, tmp_path):
+    trained = cmt("train", archive, "-o", tmp_path / "model.pt", *QUICK, "--json")
+    assert trained.code == 0
+    assert len(json.loads(trained.out)["classmap"]) == 3
+    assert (tmp_path / "model.oracle.onnx").is_file()
+    exported = cmt("export", "--ckpt", tmp_path / "model.pt", "-o", tmp_path / "guard.onnx", "--json")
+    facts = json.loads(exported.out)
+    assert facts["parity"]["different"] == 0
+    verified = cmt(
+        "verify", tmp_path / "guard.onnx", "--ckpt", tmp_path / "model.pt", "--data", archive, "-n", 20, "--json"
+    )
+    assert (verified.code, json.loads(verified.out)["benign"]) == (0, 20)
+    info = json.loads(cmt("info", tmp_path / "guard.onnx", "--json").out)
+    assert info["digest"] == facts["digest"]
+    assert info["training"]["classmap"]["likelihood"] == "least"
+
+
+def test_a_network_of_table_1_is_undefended(cmt, archive, tmp_path):
+    assert cmt("train", archive, "-o", tmp_path / "s.pt", "--network", "s-mnist", *QUICK).code == 0
+    checkpoint = Checkpoint.load(tmp_path / "s.pt")
+    assert (checkpoint.recipe.name, checkpoint.trunk, checkpoint.classmap) == ("none", "s-mnist", None)
+
+
+def test_the_classmap_of_a_given_oracle(cmt, archive, tmp_path):
+    cmt("train", archive, "-o", tmp_path / "oracle.pt", "--network", "oracle", *QUICK)
+    cmt("export", "--ckpt", tmp_path / "oracle.pt", "-o", tmp_path / "oracle.onnx")
+    done = cmt("train", archive, "-o", tmp_path / "model.pt", "--classmap", tmp_path / "oracle.onnx", *QUICK)
+    assert done.code == 0
+    assert not (tmp_path / "model.oracle.pt").exists()
+    digest = json.loads(cmt("info", tmp_path / "oracle.onnx", "--json").out)["digest"]
+    assert Checkpoint.load(tmp_path / "model.pt").data["oracle"] == digest
+
+
+def test_a_trunk_of_ones_own_from_train_to_export(cmt, archive, tmp_path):
+    trunk = ("--trunk", "tests.cmt_export.residual:make_trunk")
+    assert cmt("train", archive, "-o", tmp_path / "own.pt", *QUICK, *trunk).code == 0
+    refused = cmt("export", "--ckpt", tmp_path / "own.pt", "-o", tmp_path / "own.onnx")
+    _one_line(refused, 2, "is not built in", "--trunk tests.cmt_export.residual:make_trunk")
+    assert cmt("export", "--ckpt", tmp_path / "own.pt", "-o", tmp_path / "own.onnx", *trunk).code == 0
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_weights(cmt, archive, tmp_path, stop):
+    """A real process, a real signal, in the middle of the defended network's training."""
+    common = ("--batch-size", 16, "--precision", "fp32", "--threads", 1, "--epochs", 4)
+    cmt("train", archive, "-o", tmp_path / "oracle.pt", "--network", "oracle", *QUICK)
+    cmt("export", "--ckpt", tmp_path / "oracle.pt", "-o", tmp_path / "oracle.onnx")
+    arguments = ["train", archive, "--classmap", tmp_path / "oracle.onnx", *common]
+    assert cmt(*arguments, "-o", tmp_path / "straight.pt").code == 0
+    stopped = tmp_path / "stopped.pt"
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from cmt_export.cli import main; main()", *map(str, arguments), "-o", stopped],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not stopped.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.rstrip().endswith("interrupted")
+    assert not Checkpoint.load(stopped).finished
+    _one_line(cmt(*arguments, "-o", stopped), 2, "unfinished run there", "--resume")
+    _one_line(cmt(*arguments, "-o", stopped, "--resume", "--seed", 3), 2, "--seed 0 as the run began, got 3")
+    assert cmt(*arguments, "-o", stopped, "--resume").code == 0
+    left, right = (Checkpoint.load(tmp_path / name) for name in ("straight.pt", "stopped.pt"))
+    for name, value in left.weights.items():
+        np.testing.assert_array_equal(value, right.weights[name])
+    assert cmt(*arguments, "-o", stopped, "--resume").code == 0
+
+
+def _folder(root: Path, classes: int = 2, size: tuple[int, int] = (8, 8)) -> Path:
+    for split in ("train", "test"):
+        for label in range(classes):
+            (root / split / f"c{label}").mkdir(parents=True)
+            for i in range(3):
+                Image.fromarray(np.full(size, 40 * label + i, np.uint8)).save(root / split / f"c{label}" / f"{i}.png")
+    return root
+
+
+def _with_odd_size(root: Path) -> Path:
+    Image.new("L", (9, 8)).save(_folder(root) / "train" / "c1" / "2.png")
+    return root
+
+
+def _with_garbage(root: Path) -> Path:
+    (_folder(root) / "test" / "c0" / "1.png").write_bytes(b"no image")
+    return root
+
+
+def _without_test(root: Path) -> Path:
+    shutil.rmtree(_folder(root) / "test")
+    return root
+
+
+def _with_stray_class(root: Path) -> Path:
+    (_folder(root) / "test" / "zebra").mkdir()
+    return root
+
+
+def _with_empty_classes(root: Path) -> Path:
+    for path in _folder(root).rglob("*.png"):
+        path.unlink()
+    return root
+
+
+def _as_npz(root: Path, **changes: np.ndarray) -> Path:
+    root.mkdir()
+    images, labels = make_bars(12, 0)
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels} | changes
+    np.savez(root / "data.npz", **{name: value for name, value in arrays.items() if value is not None})
+    return root / "data.npz"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda root: root / "absent", ["expected 'digits', a folder with train/ and test/, or an .npz"]),
+        (lambda root: _folder(root, classes=1), ["at least two class folders, got 1: c0"]),
+        (_with_odd_size, ["2.png: expected 8x8", "got 8x9", "--size 8x8"]),
+        (_with_garbage, ["1.png", "mend or remove"]),
+        (_without_test, ["test: expected a folder of class folders, got none"]),
+        (_with_stray_class, ["expected only the classes of train/, got zebra"]),
+        (_with_empty_classes, ["got no file"]),
+        (lambda root: _folder(root, size=(4, 4)), ["at least 8x8", "got 4x4"]),
+        (lambda root: _as_npz(root, y_test=None), ["got no y_test"]),
+        (lambda root: _as_npz(root, x_train=make_bars(12, 0)[0] / 255), ["expected uint8", "got float64"]),
+        (lambda root: _as_npz(root, y_test=np.full(12, 7)), ["expected labels in [0, 3), got 7 to 7"]),
+        (lambda root: _as_npz(root, y_train=np.zeros(12, int), y_test=np.zeros(12, int)), ["two distinct classes"]),
+        (lambda root: _as_npz(root, x_test=np.zeros((12, 9, 9), np.uint8)), ["of one shape, got 8x8x1 and 9x9x1"]),
+    ],
+    ids=[
+        "missing", "one-class", "mixed-sizes", "no-image", "no-test", "stray-class", "no-files", "too-small",
+        "npz-key", "npz-float", "npz-label", "npz-one-class", "npz-shapes",
+    ],
+)  # fmt: skip
+def test_bad_data_is_one_line_and_exit_code_2(cmt, tmp_path, make, words):
+    data = make(tmp_path / "data")
+    _one_line(cmt("train", data, "-o", tmp_path / "model.pt", *QUICK), 2, *words)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_mixed_sizes_can_be_fitted(cmt, tmp_path):
+    data = _with_odd_size(tmp_path / "data")
+    assert cmt("train", data, "-o", tmp_path / "m.pt", *QUICK, "--network", "s-mnist", "--size", "12x10").code == 0
+    assert Checkpoint.load(tmp_path / "m.pt").input_shape == (1, 12, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--learning-rate", "1e30"), 1, ["expected a finite loss", "--learning-rate"]),
+        (("--alpha", "0.9"), 2, ["add up to 1"]),
+        (("--network", "oracle", "--trunk", "a:b"), 2, ["expected one of them, got both"]),
+        (("--size", "huge"), 2, ["expected a size such as 32x32"]),
+        (("--device", "tpu"), 2, ["expected auto, cpu or cuda, got 'tpu'"]),
+        (("--classmap", "absent.onnx"), 3, ["absent.onnx"]),
+        (("--bogus",), 2, ["--bogus"]),
+    ],
+    ids=["nan-loss", "weights", "both-trunks", "size", "device", "no-oracle", "unknown-option"],
+)
+def test_bad_options(cmt, archive, tmp_path, arguments, code, words):
+    quick = ("--epochs", 1, "--batch-size", 64, "--threads", 1)
+    _one_line(cmt("train", archive, "-o", tmp_path / "model.pt", *quick, *arguments), code, *words)
+    assert not list(tmp_path.glob("model.*"))
+
+
+def test_an_unwritable_output_is_refused_before_training(cmt, archive, tmp_path):
+    _one_line(cmt("train", archive, "-o", tmp_path / "no" / "model.pt", *QUICK), 1, "expected to write it")
+    _one_line(cmt("train", archive, "-o", tmp_path, *QUICK), 1, "not a regular file")
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Path:
+    """A real file system of 300 kB."""
+    mounted = tmp_path / "full"
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", mounted], check=True)
+    yield mounted
+    subprocess.run(["umount", mounted], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_a_full_disk_is_one_line_and_leaves_nothing(cmt, archive, full_disk):
+    _one_line(cmt("train", archive, "-o", full_disk / "model.pt", "--network", "oracle", *QUICK), 1, "model.pt")
+    assert not list(full_disk.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [(None, 2, ["no such file"]), (b"junk", 3, ["written by cmt train"]), (b"\x80\x04N.", 3, ["written by cmt train"])],
+    ids=["missing", "junk", "pickle"],
+)
+def test_a_checkpoint_from_elsewhere(cmt, tmp_path, content, code, words):
+    if content is not None:
+        (tmp_path / "other.pt").write_bytes(content)
+    exported = cmt("export", "--ckpt", tmp_path / "other.pt", "-o", tmp_path / "guard.onnx")
+    _one_line(exported, code, *words)
+    assert not (tmp_path / "guard.onnx").exists()
+
+
+def test_verify_fails_with_the_checkpoint_of_another_run(cmt, checkpoint, checkpoint_path, tmp_path):
+    cmt("export", "--ckpt", checkpoint_path, "-o", tmp_path / "guard.onnx")
+    checkpoint.weights["head.bias"][1] += 50
+    checkpoint.save(tmp_path / "other.pt")
+    refused = cmt("verify", tmp_path / "guard.onnx", "--ckpt", tmp_path / "other.pt")
+    _one_line(refused, 6, "expected the same verdicts")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(cmt, command):
+    shown = cmt(command, "--help")
+    assert shown.code == 0
+    assert "Example: cmt" in shown.out
+
+
+def test_every_command_has_json_where_a_machine_may_read_it(cmt):
+    for command in COMMANDS:
+        if command != "report":
+            assert "--json" in cmt(command, "--help").out, command
