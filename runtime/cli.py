@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -86,7 +88,18 @@ def info(model: Path, as_json: bool) -> None:
     if as_json:
         print_json(facts | document)
     else:
-        print_table(str(model), [*facts.items(), *document.items()])
+        print_table(str(model), [*facts.items(), *_flat(document)])
+
+
+def _flat(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value under its dotted name; a matrix by its size, for it says nothing in a row."""
+    for name, value in document.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], list):
+            yield prefix + name, f"{len(value)} x {len(value[0])} numbers, see --json"
+        else:
+            yield prefix + name, value
 
 
 @click.command()
