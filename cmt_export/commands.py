@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +16,7 @@ from cmt_export.checkpoint import Checkpoint, Schedule
 from cmt_export.exporting import OPSET
 from cmt_export.exporting import export as export_file
 from cmt_export.networks import TRUNKS
-from cmt_export.objective import Recipe
+from cmt_export.objective import CHOICES, Recipe
 from cmt_export.parity import ParityReport, check_parity
 from cmt_export.pipeline import TrainingPlan, run_plan
 from cmt_export.training import OnStep, Step
@@ -23,6 +24,8 @@ from runtime.artifact import read_artifact
 from runtime.atomic import check_output
 from runtime.errors import UsageError
 from runtime.terminal import Report, print_json, print_table, stages
+
+_Command = Callable[..., Any]
 
 _DATA = click.argument("data", metavar="DATA")
 _TRUNK = click.option(
@@ -34,63 +37,43 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 _SIZE = click.option("--size", metavar="HxW", callback=parse.size, help="Fit every image file to this size.")
 
 
-def _recipe_options(command: Any) -> Any:
-    """Add one option for every choice of the paper; defaults stand in `Recipe`."""
-    for option in reversed(
-        (
-            click.option(
-                "--alpha", type=float, default=Recipe.alpha, show_default=True, help="Weight of clean CE, Eq. 8."
-            ),
-            click.option("--beta", type=float, default=Recipe.beta, show_default=True, help="Weight of attacked CE."),
-            click.option("--gamma", type=float, default=Recipe.gamma, show_default=True, help="Weight of Eq. 9."),
-            click.option(
-                "--robust-loss",
-                type=click.Choice(["bounded", "literal"]),
-                default=Recipe.robust_loss,
-                show_default=True,
-                help="How Z' leaves its pair on attacked images.",
-            ),
-            click.option(
-                "--literal-clamp", type=float, default=Recipe.literal_clamp, show_default=True, metavar="NATS"
-            ),
-            click.option(
-                "--epsilon",
-                type=float,
-                default=Recipe.epsilon,
-                show_default=True,
-                help="Largest step of the training FGS.",
-            ),
-            click.option(
-                "--epsilon-sampling",
-                type=click.Choice(["uniform", "fixed"]),
-                default=Recipe.epsilon_sampling,
-                show_default=True,
-                help="Draw it from (0, epsilon] for each batch, or take epsilon.",
-            ),
-            click.option(
-                "--differentiated",
-                type=click.Choice(["logits", "unlocked_logits"]),
-                default=Recipe.differentiated,
-                show_default=True,
-                help="What the training FGS differentiates: Z* or Z.",
-            ),
-            click.option(
-                "--lock",
-                type=click.Choice(["trained", "frozen", "none"]),
-                default=Recipe.lock,
-                show_default=True,
-                help="The gradient lock.",
-            ),
-            click.option(
-                "--lock-width", type=int, default=Recipe.lock_width, show_default=True, help="Hidden units of g."
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+_SCHEDULE_HELP = {
+    "epochs": "Passes over the training images.",
+    "batch_size": "Images a step.",
+    "learning_rate": "Peak of the one-cycle schedule, Adam.",
+    "seed": "Of weights, order, dropout and epsilon.",
+}
+_RECIPE_HELP = {
+    "alpha": "Weight of the clean cross-entropy, Eq. 8.",
+    "beta": "Weight of the attacked cross-entropy, Eq. 8.",
+    "gamma": "Weight of the robust head's loss, Eq. 9.",
+    "robust_loss": "How Z' leaves its pair on attacked images.",
+    "literal_clamp": "Largest cross-entropy, in nats, that the literal form rewards.",
+    "epsilon": "Largest step of the training FGS.",
+    "epsilon_sampling": "Draw it from (0, epsilon] for each batch, or take epsilon.",
+    "differentiated": "What the training FGS differentiates: Z* or Z.",
+    "lock": "The gradient lock.",
+    "lock_width": "Hidden units of g.",
+}
 
 
-def _classmap_options(command: Any) -> Any:
+def _options_of(configuration: Any, helps: dict[str, str]) -> Callable[[_Command], _Command]:
+    """Return a decorator that adds an option for every field named in `helps`; defaults stand in the dataclass."""
+
+    def decorate(command: _Command) -> _Command:
+        for name in reversed(helps):
+            default = getattr(configuration, name)
+            kind = click.Choice(CHOICES[name]) if name in CHOICES else type(default)
+            option = click.option(
+                f"--{name.replace('_', '-')}", type=kind, default=default, show_default=True, help=helps[name]
+            )
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _classmap_options(command: _Command) -> _Command:
     defaults = ClassmapConfig()
     for option in reversed(
         (
@@ -127,13 +110,8 @@ def _classmap_options(command: Any) -> Any:
 @click.option("--recipe", type=click.Choice(["cmt", "none"]), help="The defence, or none.  [default: cmt]")
 @click.option("--network", type=click.Choice(list(TRUNKS)), help="Train this network of Table 1 undefended.")
 @_TRUNK
-@click.option("--epochs", type=int, default=Schedule.epochs, show_default=True)
-@click.option("--batch-size", type=int, default=Schedule.batch_size, show_default=True)
-@click.option(
-    "--learning-rate", type=float, default=Schedule.learning_rate, show_default=True, help="Peak, one-cycle Adam."
-)
-@click.option("--seed", type=int, default=Schedule.seed, show_default=True)
-@_recipe_options
+@_options_of(Schedule, _SCHEDULE_HELP)
+@_options_of(Recipe, _RECIPE_HELP)
 @_classmap_options
 @_SIZE
 @click.option("--resume", is_flag=True, help="Continue the unfinished run in OUTPUT, or start it.")
@@ -158,8 +136,8 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     explicit = {name for name in options if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     plan = TrainingPlan(
         output=options["output"],
-        recipe=Recipe(name=recipe, **{name: options[name] for name in _names(Recipe) if name != "name"}),
-        schedule=Schedule(**{name: options[name] for name in _names(Schedule)}),
+        recipe=Recipe(name=recipe, **{name: options[name] for name in _RECIPE_HELP}),
+        schedule=Schedule(**{name: options[name] for name in _SCHEDULE_HELP}),
         trunk=options["trunk"] or options["network"] or "oracle",
         classmap_file=options["classmap"],
         classmap_config=ClassmapConfig(
@@ -193,10 +171,6 @@ def follow(report: Report) -> OnStep:
             click.echo(f"epoch {step.epoch + 1} of {step.epochs}: {record}", err=True)
 
     return on_step
-
-
-def _names(configuration: Any) -> list[str]:
-    return list(configuration.__dataclass_fields__)
 
 
 def _show_training(path: Path, checkpoint: Checkpoint, *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from calibration.attacks import FgsConfig, IgsConfig, fgs
+from calibration.attacks import FgsConfig, IgsConfig, PgdConfig, fgs
 from calibration.classmap import ClassmapConfig
 from calibration.datasets import Dataset, load_dataset
 from calibration.evaluation import EvaluationConfig, evaluate
@@ -137,8 +137,9 @@ def _calibrate(files: _Files, data: Dataset, seed: int) -> None:
 
 def _attack(files: _Files, data: Dataset, seed: int, stage: Any) -> Results:
     config = EvaluationConfig(
-        attacks=tuple(kind(epsilon=epsilon) for kind in (FgsConfig, IgsConfig) for epsilon in (_EPSILON / 2, _EPSILON)),
-        threats=("grey-box",),
+        attacks=tuple(
+            kind(epsilon=epsilon) for kind in (FgsConfig, IgsConfig, PgdConfig) for epsilon in (_EPSILON / 2, _EPSILON)
+        ),
         twin=files.oracle,
         n=_ATTACKED,
         seed=seed,

@@ -46,7 +46,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for a value out of range."""
-        for name, allowed in _CHOICES.items():
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(
                     f"recipe: expected {name} to be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
@@ -71,13 +71,14 @@ class Recipe:
         return asdict(self) if self.defended else {"name": self.name}
 
 
-_CHOICES = {
+CHOICES = {
     "name": ("cmt", "none"),
     "robust_loss": ("bounded", "literal"),
     "epsilon_sampling": ("uniform", "fixed"),
     "differentiated": ("logits", "unlocked_logits"),
     "lock": ("trained", "frozen", "none"),
 }
+"""What each option of `Recipe` that is a word may be."""
 
 
 def training_loss(
