@@ -1,4 +1,9 @@
-"""Projected gradient descent: iterative gradient sign from several starts, the best point of all of them kept."""
+"""Projected gradient descent: iterative gradient sign from several starts, the best point of all of them kept.
+
+The first start is the image, and its steps have one length: that is IGS. The others are random points, and their steps
+shrink from the radius of the ball: long ones cross the rugged ground that training against single steps leaves around
+an image, short ones settle. Each kind fools images that the other does not.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +40,8 @@ class PgdConfig:
 
     Attributes:
         epsilon: Radius of the ball, in [0, 1].
-        step_size: Length of a step in every pixel, in [0, 1]; None takes 2.5 · epsilon / steps.
+        step_size: Length of a step in every pixel, in [0, 1]; None takes 2.5 · epsilon / steps. From a random start
+            lengths fall evenly from `epsilon` to it.
         steps: Number of steps from each start, at least 1.
         restarts: Number of starts, at least 1: the image itself, then uniformly random points of the ball.
         objective: What to ascend.
@@ -83,7 +89,7 @@ def pgd(
         pixels: ``(N, C, H, W)`` float32 in [0, 1].
         labels: True labels, ``(N,)`` integers in [0, K).
         epsilon: Radius of the ball, in [0, 1].
-        step_size: Length of a step; see `PgdConfig`.
+        step_size: Length of a step, from a random start of the last one; see `PgdConfig`.
         steps: Number of steps from each start; the loss of the last point takes one more gradient.
         restarts: Number of starts; each image draws the same ones whatever the batch size.
         objective: What to ascend; cross-entropy of `labels` unless said otherwise.
@@ -97,7 +103,8 @@ def pgd(
         UsageError: An argument is not what is said above.
         ModelError: A gradient is not finite.
 
-    Source: Madry et al. 2018, section 5 and its published code: random starts, the worst of all restarts.
+    Source: Madry et al. 2018, section 5 and its published code: random starts, the worst of all restarts. Croce and
+        Hein 2020 (AutoAttack), section 4, for steps that begin long and shrink.
     """
     config = PgdConfig(
         epsilon=epsilon, step_size=step_size, steps=steps, restarts=restarts, objective=objective, seed=seed
@@ -109,7 +116,7 @@ def pgd(
     for batch in batches(graph, objective, pixels, labels, targets, batch_size=batch_size):
         going = batch
         for number in range(restarts):
-            top = _climb(graph, going, _start(going, config, number), config)
+            top = _climb(graph, going, config, number)
             better = top.loss > loss[going.rows]
             x_adv[going.rows[better]], loss[going.rows[better]] = top.x[better], top.loss[better]
             gradients[going.rows] += steps + 1
@@ -138,17 +145,22 @@ def _start(batch: Batch, config: PgdConfig, number: int) -> FloatArray:
     return batch.pixels + np.float32(config.epsilon) * (2 * np.stack(noise) - 1)
 
 
-def _climb(graph: GradientGraph, batch: Batch, x: FloatArray, config: PgdConfig) -> _Top:
-    radius, length = np.float32(config.epsilon), np.float32(config.step_size)
+def _lengths(config: PgdConfig, number: int) -> FloatArray:
+    """Return the length of each step from one start, ``(steps,)`` float32."""
+    last = np.float32(config.step_size)
+    return np.linspace(np.float32(config.epsilon) if number else last, last, config.steps, dtype=np.float32)
+
+
+def _climb(graph: GradientGraph, batch: Batch, config: PgdConfig, number: int) -> _Top:
+    radius = np.float32(config.epsilon)
     low, high = np.maximum(batch.pixels - radius, 0), np.minimum(batch.pixels + radius, 1)
-    np.clip(x, low, high, out=x)
+    x = np.clip(_start(batch, config, number), low, high)
     best, loss = x.copy(), np.full(len(x), -np.inf, dtype=np.float32)
     flat = np.ones(len(x), dtype=np.bool_)
-    for _ in range(config.steps + 1):
+    for length in (*_lengths(config, number), np.float32(0)):
         here = ascend(graph, config.objective, x, batch)
         better = here.loss > loss
         best[better], loss[better] = x[better], here.loss[better]
         flat &= is_flat(here.gradient)
-        x += length * np.sign(here.gradient)
-        np.clip(x, low, high, out=x)
+        x = np.clip(x + length * np.sign(here.gradient), low, high)
     return _Top(best, loss, flat)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from calibration.attacks import FgsConfig, IgsConfig, fgs, igs
+from calibration.attacks import FgsConfig, IgsConfig, PgdConfig, fgs, igs, pgd
 from calibration.gradients import GradientGraph
 from calibration.objectives import CrossEntropy
 from calibration.pixels import to_pixels
@@ -38,6 +38,7 @@ ATTACKS = {
     "igs": (igs, {"steps": 4}),
     "igs random start": (igs, {"steps": 4, "random_start": True, "seed": 3}),
     "igs small steps": (igs, {"steps": 3, "step_size": 0.01}),
+    "pgd": (pgd, {"steps": 3, "restarts": 2, "seed": 1}),
 }
 EVERY = pytest.mark.parametrize(("attack", "options"), ATTACKS.values(), ids=ATTACKS.keys())
 
@@ -219,6 +220,13 @@ BAD_CONFIGS = {
         "expected steps as a whole number of at least 1, got 1.5",
     ),
     "steps backwards": (IgsConfig, {"epsilon": 0.1, "step_size": -0.01}, r"expected step_size in \[0, 1\], got -0.01"),
+    "no starts": (
+        PgdConfig,
+        {"epsilon": 0.1, "restarts": 0},
+        "expected restarts as a whole number of at least 1, got 0",
+    ),
+    "seed below 0": (PgdConfig, {"epsilon": 0.1, "seed": -1}, "expected seed as a whole number of at least 0, got -1"),
+    "pgd backwards": (PgdConfig, {"epsilon": 0.1, "step_size": -1}, r"expected step_size in \[0, 1\], got -1"),
     "step of grey levels": (IgsConfig, {"epsilon": 0.1, "step_size": 2}, r"expected step_size in \[0, 1\], got 2"),
 }
 
@@ -259,7 +267,7 @@ BAD_INPUTS = {
 }
 
 
-@pytest.mark.parametrize("attack", [fgs, igs], ids=["fgs", "igs"])
+@pytest.mark.parametrize("attack", [fgs, igs, pgd], ids=["fgs", "igs", "pgd"])
 @pytest.mark.parametrize(("change", "message"), BAD_INPUTS.values(), ids=BAD_INPUTS.keys())
 def test_refuses_bad_input(graph, attack, change, message):
     arguments = {"pixels": X, "labels": Y, "epsilon": EPSILON} | change

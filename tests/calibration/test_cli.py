@@ -77,8 +77,9 @@ def test_attack_writes_results_and_shows_them(work):
     assert found.data.name == "data.npz"
     assert len(found.data.sample) == 50
     lines = shown.stdout.splitlines()
-    assert "grey-box" in lines[0]
+    assert "FGS at ε = 0.2 gets" in lines[0]
     assert sum(line.startswith("grey-box") for line in lines) == 4
+    assert sum(line.startswith("nearly-white-box pair") for line in lines) == 2
     assert lines[-1] == "next: cmt report results.json -o results.html"
     assert "grey-box oracle: fgs, epsilon 0.2" in shown.stderr
 
@@ -87,10 +88,16 @@ def test_defaults_of_attack(work):
     run_attack("-o", "out.json")
     cells = Results.load("out.json").cells
     assert {(cell.attack, cell.parameters["epsilon"]) for cell in cells} == {
-        (name, epsilon) for name in ("fgs", "igs") for epsilon in (0.1, 0.3)
+        (name, epsilon) for name in ("fgs", "igs", "pgd") for epsilon in (0.1, 0.3)
     }
-    assert {(cell.threat, cell.reading) for cell in cells} == {("grey-box", "z-star")}
+    assert {(cell.threat, cell.reading, cell.adaptive) for cell in cells} == {
+        ("nearly-white-box", "pair", True),
+        ("grey-box", "z-star", False),
+    }
     assert {cell.parameters["steps"] for cell in cells if cell.attack == "igs"} == {20}
+    assert {(cell.parameters["steps"], cell.parameters["restarts"]) for cell in cells if cell.attack == "pgd"} == {
+        (40, 3)
+    }
 
 
 def test_every_threat_on_its_file(work):
@@ -116,9 +123,11 @@ def test_json_of_attack_is_the_file_without_pictures(work):
 
 
 def test_steps(work):
-    run_attack("-a", "igs", "--steps", "3", "--epsilon", "0.1")
-    [cell] = Results.load("results.json").cells
-    assert (cell.parameters["steps"], cell.gradients_per_image) == (3, 3.0)
+    run_attack("-a", "igs,pgd", "--steps", "3", "--restarts", "1", "--epsilon", "0.1", "--threat", "grey-box")
+    cells = {cell.attack: cell for cell in Results.load("results.json").cells}
+    assert (cells["igs"].parameters["steps"], cells["igs"].gradients_per_image) == (3, 3.0)
+    assert (cells["pgd"].parameters["steps"], cells["pgd"].gradients_per_image) == (3, 4.0)
+    assert cells["pgd"].parameters["restarts"] == 1
 
 
 def test_calibrate_in_place_then_attack_other_images(work):
@@ -172,15 +181,16 @@ CALIBRATE = ["calibrate", "guard.onnx", "--data", "data.npz", "--accept", "0.8"]
     ("arguments", "code", "message"),
     [
         ([*ATTACK, "--epsilon", "2"], 2, r"expected numbers in \[0, 1\] such as 0.1 or 8/255, got '2'"),
-        ([*ATTACK, "-a", "pgd2"], 2, "expected names out of fgs, igs, got pgd2"),
+        ([*ATTACK, "-a", "pgd2"], 2, "expected names out of fgs, igs, pgd, got pgd2"),
         ([*ATTACK, "--size", "8"], 2, "expected a size such as 32x32, got '8'"),
-        ([*ATTACK, "--threat", "grey"], 2, "expected names out of grey-box, black-box, got grey"),
+        ([*ATTACK, "--threat", "grey"], 2, "expected names out of nearly-white-box, grey-box, black-box, got grey"),
         ([*ATTACK, "--threat", "black-box"], 2, "--threat black-box: expected --substitute FILE.onnx"),
         ([*ATTACK, "--substitute", "substitute.onnx"], 2, "--substitute: expected --threat black-box beside it"),
         ([*ATTACK, "--twin", "guard.onnx"], 2, "--twin guard.onnx: expected an undefended file"),
         ([*ATTACK, "--twin", "none.onnx"], 3, "none.onnx.*expected a readable model file"),
         ([*ATTACK, "--twin", "data.npz"], 3, "data.npz"),
         ([*ATTACK, "--steps", "0", "-a", "igs"], 2, "expected steps as a whole number of at least 1"),
+        ([*ATTACK, "--restarts", "0", "-a", "pgd"], 2, "expected restarts as a whole number of at least 1"),
         ([*ATTACK, "-n", "0"], 2, "-n: expected at least 1 image"),
         ([*ATTACK, "-o", "guard.onnx"], 2, "guard.onnx': expected a file of its own, got one that is read"),
         ([*ATTACK, "-o", "missing/results.json"], 1, "missing/results.json.*expected to write it"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from calibration.attacks import FgsConfig, IgsConfig, fgs
+from calibration.attacks import FgsConfig, IgsConfig, PgdConfig, fgs
 from calibration.evaluation import EvaluationConfig, evaluate
 from calibration.gradients import GradientGraph
 from calibration.judge import round_to_images
@@ -15,7 +15,7 @@ from calibration.thresholds import CalibrationConfig, calibrate
 from runtime.artifact import read_artifact
 from runtime.errors import ModelError, UsageError
 from runtime.guard import Guard
-from tests.calibration.guards import assembled, dataset, document, guard_file
+from tests.calibration.guards import CLASSMAP, assembled, dataset, document, guard_file
 
 OPTIONS = {"device": "cpu", "threads": 1}
 FGS = FgsConfig(epsilon=0.1)
@@ -28,6 +28,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guards")
     for name, model in {
         "guard": guard_file(recipe={"lock": "trained"}),
+        "doubtful": guard_file(doubt=3.0),
         "twin": guard_file(pair=False, sharpness=3.0),
         "unlocked": guard_file(recipe={"lock": "none"}, sharpness=5.0),
         "substitute": guard_file(pair=False, sharpness=2.0),
@@ -38,7 +39,7 @@ def files(tmp_path_factory):
 
 
 def run(files, **options):
-    config = EvaluationConfig(**{"attacks": (FGS,), "n": N, **OPTIONS} | options)
+    config = EvaluationConfig(**{"attacks": (FGS,), "threats": ("grey-box",), "n": N, **OPTIONS} | options)
     return evaluate(config, files["guard"], dataset())
 
 
@@ -82,6 +83,52 @@ def test_every_threat_is_crafted_on_its_own_file_strongest_first(files):
         assert cell.source.tensor == cell.parameters["objective"]["of"] == "logits"
     assert [check.file for check in found.self_check] == [name[2] for name in names]
     assert all(check.relative_error < 0.1 for check in found.self_check)
+
+
+@pytest.mark.parametrize("eight_bit", [False, True], ids=["float", "8-bit"])
+@pytest.mark.parametrize(
+    "attack",
+    [FgsConfig(epsilon=0.2), IgsConfig(epsilon=0.2), PgdConfig(epsilon=0.2, steps=20, restarts=2)],
+    ids=["fgs", "igs", "pgd"],
+)
+def test_knowing_the_rule_fools_more(files, attack, eight_bit):
+    """The two heads of this guard follow different weights: what moves Z* alone is rejected."""
+    found = run(
+        files | {"guard": files["doubtful"]},
+        attacks=(attack,),
+        threats=("nearly-white-box", "grey-box"),
+        eight_bit=eight_bit,
+    )
+    knowing, ignorant = found.cells
+    assert (knowing.threat, knowing.reading, knowing.adaptive) == ("nearly-white-box", "pair", True)
+    assert (ignorant.threat, ignorant.reading, ignorant.adaptive) == ("grey-box", "z-star", False)
+    assert knowing.source.tensor == "logits+robust_logits"
+    assert knowing.parameters["objective"] == {"name": "WrongConfidence", "classmap": CLASSMAP}
+    assert knowing.counts.fooled > 1.2 * ignorant.counts.fooled > found.benign.counts.fooled
+    assert knowing.counts.right_label >= ignorant.counts.right_label
+
+
+def test_restarts_go_on_only_where_the_guard_is_not_fooled_yet(files):
+    guards = files | {"guard": files["doubtful"]}
+    once, twice = (
+        run(guards, attacks=(PgdConfig(epsilon=0.15, steps=4, restarts=starts),), threats=("nearly-white-box",)).cells[
+            0
+        ]
+        for starts in (1, 2)
+    )
+    left = once.counts.n - once.counts.fooled
+    assert once.gradients_per_image == 5
+    assert 0 < left < N
+    assert twice.gradients_per_image == pytest.approx(5 + 5 * left / N)
+    assert twice.counts.fooled >= once.counts.fooled
+
+
+def test_single_head_is_attacked_by_its_own_rule(files):
+    found = run(files | {"guard": files["twin"]}, threats=("nearly-white-box",))
+    [cell] = found.cells
+    assert (cell.reading, cell.adaptive, cell.source.tensor) == ("confidence", True, "logits")
+    assert cell.parameters["objective"] == {"name": "WrongConfidence", "classmap": None}
+    assert cell.counts.fooled > found.benign.counts.fooled
 
 
 def test_distortion_budget_and_cost_are_recorded(files):
@@ -158,7 +205,7 @@ def test_undefended_file_is_attacked_the_same_way(files):
 
 def test_unfinished_results_after_each_cell(files):
     seen = []
-    config = EvaluationConfig(attacks=(FGS, FgsConfig(epsilon=0.2)), n=N, **OPTIONS)
+    config = EvaluationConfig(attacks=(FGS, FgsConfig(epsilon=0.2)), threats=("grey-box",), n=N, **OPTIONS)
     found = evaluate(config, files["guard"], dataset(), on_cell=seen.append)
     assert [(len(results.cells), results.complete) for results in seen] == [(1, False), (2, False)]
     assert found == replace(seen[-1], complete=True)
@@ -172,7 +219,8 @@ def test_interruption_keeps_what_was_finished(files):
         if len(results.cells) == 2:
             raise KeyboardInterrupt
 
-    config = EvaluationConfig(attacks=tuple(FgsConfig(epsilon=e) for e in (0.1, 0.2, 0.3)), n=N, **OPTIONS)
+    attacks = tuple(FgsConfig(epsilon=e) for e in (0.1, 0.2, 0.3))
+    config = EvaluationConfig(attacks=attacks, n=N, **OPTIONS)
     with pytest.raises(KeyboardInterrupt):
         evaluate(config, files["guard"], dataset(), on_cell=interrupt)
     assert len(seen[-1].cells) == 2
@@ -186,7 +234,11 @@ def test_progress_names_each_piece_of_work(files):
         return lambda *pair: told[what].append(pair)
 
     evaluate(EvaluationConfig(attacks=(FGS,), n=N, **OPTIONS), files["guard"], dataset(), progress=progress)
-    assert told == {"benign images": [(N, N)], "grey-box z-star: fgs, epsilon 0.1": [(N, N)]}
+    assert told == {
+        "benign images": [(N, N)],
+        "nearly-white-box pair: fgs, epsilon 0.1": [(N, N)],
+        "grey-box z-star: fgs, epsilon 0.1": [(N, N)],
+    }
 
 
 def test_all_images_where_there_are_fewer_than_asked_for(files):

@@ -53,6 +53,14 @@ def test_table_on_a_terminal_breaks_no_number(monkeypatch, capsys, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     print_outcomes(results(cell(fooled=7), cell(fooled=10, epsilon=8 / 255)))
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
-    for text in ("70.0 %", "34.8\N{EN DASH}93.3", "grey-box z-star", "IGS at ε = 8/255", "of 10", "10 images", "accepted"):
+    for text in (
+        "70.0 %",
+        "34.8\N{EN DASH}93.3",
+        "grey-box z-star",
+        "IGS at ε = 8/255",
+        "of 10",
+        "10 images",
+        "accepted",
+    ):
         assert text in shown
     assert max(map(len, shown.splitlines()[2:])) <= columns
