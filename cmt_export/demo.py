@@ -109,7 +109,7 @@ def _make_guard(files: _Files, data: Dataset, seed: int, stage: Any) -> None:
     plan = TrainingPlan(
         output=files.checkpoint,
         recipe=Recipe(epsilon=_EPSILON),
-        schedule=Schedule(epochs=30, batch_size=64, learning_rate=2e-3, seed=seed),
+        schedule=Schedule(epochs=20, batch_size=64, learning_rate=2e-3, seed=seed),
         classmap_config=ClassmapConfig(epsilon_max=_EPSILON, seed=seed),
         # The networks are too small for a measurement to pay, and a fixed choice gives everyone the same bits.
         execution=Execution(device="cpu", precision="fp32", channels_last=True, threads=1),

@@ -1,12 +1,17 @@
 """Small real training runs that several modules share."""
 
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from calibration.datasets import Dataset, make_dataset
 from cmt_export.checkpoint import Checkpoint, Execution, Schedule
+from cmt_export.cli import main
 from cmt_export.objective import Recipe
 from cmt_export.training import Run, start, train
 
@@ -50,3 +55,32 @@ def checkpoint_path(bars: Dataset, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def checkpoint(checkpoint_path: Path) -> Checkpoint:
     return Checkpoint.load(checkpoint_path)
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Cmt = Callable[..., Outcome]
+
+
+@pytest.fixture
+def cmt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cmt:
+    """Run the command in this process, exactly as the entry point does."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["cmt", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        signal.signal(signal.SIGTERM, handler)
+        return Outcome(int(caught.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMT_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -5,43 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cmt_export.checkpoint import Checkpoint
-from cmt_export.cli import COMMANDS, main
-from tests.cmt_export.conftest import make_bars
+from cmt_export.cli import COMMANDS
+from tests.cmt_export.conftest import Outcome, make_bars
 
 ROOT = Path(__file__).parents[2]
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Cmt = Callable[..., Outcome]
-
-
-@pytest.fixture
-def cmt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cmt:
-    """Run the command in this process, exactly as the entry point does."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["cmt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        signal.signal(signal.SIGTERM, handler)
-        return Outcome(int(caught.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +24,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (x_train, y_train), (x_test, y_test) = make_bars(192, 0), make_bars(96, 1)
     np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return path
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CMT_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 QUICK = ("--epochs", 1, "--batch-size", 64, "--precision", "fp32", "--threads", 1)
