@@ -117,6 +117,13 @@ def _classmap_options(command: _Command) -> _Command:
 @click.option("--resume", is_flag=True, help="Continue the unfinished run in OUTPUT, or start it.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option(
+    "--memory-format",
+    type=click.Choice(["auto", "contiguous", "channels-last"]),
+    default="auto",
+    show_default=True,
+    help="With --precision: the same bits from every run; auto measures both.",
+)
 @click.option("--threads", type=int, metavar="N", help="Of PyTorch; by default all usable processors.")
 @_JSON
 @click.pass_context
@@ -150,6 +157,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         ),
         device=options["device"],
         precision=options["precision"],
+        memory_format=options["memory_format"],
         threads=options["threads"],
         resume=options["resume"],
         explicit=frozenset(explicit),

@@ -46,9 +46,13 @@ def choose_execution(
     *,
     device: str = "auto",
     precision: str = "auto",
+    memory_format: str = "auto",
     threads: int | None = None,
 ) -> Execution:
     """Time some training steps of each candidate and return the fastest.
+
+    Two runs may choose differently, and then get other bits; one that names precision and memory format does not
+    measure.
 
     Args:
         network: The network to train; a copy of it is used.
@@ -57,17 +61,22 @@ def choose_execution(
         labels: int64 ``(B,)``.
         classmap: M, int64 ``(K,)``, or None.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``auto``, or ``fp32`` or ``bf16`` to leave only the memory format to the measurement.
+        precision: ``auto``, ``fp32`` or ``bf16`` (autocast).
+        memory_format: ``auto``, ``contiguous`` or ``channels-last``.
         threads: Of PyTorch on the CPU; all usable ones by default.
     """
     if precision not in ("auto", "fp32", "bf16"):
         raise UsageError(f"--precision: expected auto, fp32 or bf16, got {precision!r}")
+    if memory_format not in ("auto", "contiguous", "channels-last"):
+        raise UsageError(f"--memory-format: expected auto, contiguous or channels-last, got {memory_format!r}")
     device, threads = resolve_device(device), threads or usable_cpus()
     candidates = [
         Execution(device=device, precision=kind, channels_last=channels_last, threads=threads)
         for kind in (("fp32", "bf16") if precision == "auto" else (precision,))
-        for channels_last in (False, True)
+        for channels_last in ((False, True) if memory_format == "auto" else (memory_format == "channels-last",))
     ]
+    if len(candidates) == 1:
+        return candidates[0]
     with _kept_generator():
         trials = [_Trial(candidate, network, recipe, pixels, labels, classmap) for candidate in candidates]
         for _ in range(_ROUNDS):

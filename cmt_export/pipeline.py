@@ -35,6 +35,7 @@ class TrainingPlan:
         classmap_config: How it is estimated.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32`` or ``bf16``.
+        memory_format: ``auto``, ``contiguous`` or ``channels-last``.
         threads: Of PyTorch; None takes all usable processors.
         execution: Taken instead of measuring, where given.
         resume: Continue what `output` holds.
@@ -49,6 +50,7 @@ class TrainingPlan:
     classmap_config: ClassmapConfig
     device: str = "auto"
     precision: str = "auto"
+    memory_format: str = "auto"
     threads: int | None = None
     execution: Execution | None = None
     resume: bool = False
@@ -91,6 +93,7 @@ def run_plan(plan: TrainingPlan, data: Dataset, progress: Progress) -> Checkpoin
         provenance=provenance,
         device=plan.device,
         precision=plan.precision,
+        memory_format=plan.memory_format,
         threads=plan.threads,
         execution=plan.execution,
     )

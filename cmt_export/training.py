@@ -87,6 +87,7 @@ def start(
     provenance: dict[str, Any] | None = None,
     device: str = "auto",
     precision: str = "auto",
+    memory_format: str = "auto",
     threads: int | None = None,
     execution: Execution | None = None,
 ) -> Run:
@@ -101,6 +102,7 @@ def start(
         provenance: What the checkpoint records beside the data, e.g. where the Classmap came from.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto`` (measured), ``fp32`` or ``bf16``.
+        memory_format: ``auto`` (measured), ``contiguous`` or ``channels-last``.
         threads: Of PyTorch on the CPU.
         execution: Taken as it is, without measuring.
 
@@ -121,7 +123,15 @@ def start(
     if execution is None:
         pixels, labels = _batch(data.train, np.arange(min(schedule.batch_size, len(data.train))))
         execution = choose_execution(
-            network, recipe, pixels, labels, _tensor(classmap), device=device, precision=precision, threads=threads
+            network,
+            recipe,
+            pixels,
+            labels,
+            _tensor(classmap),
+            device=device,
+            precision=precision,
+            memory_format=memory_format,
+            threads=threads,
         )
     probes = data.test.sample(PROBES, seed=schedule.seed)
     checkpoint = Checkpoint(

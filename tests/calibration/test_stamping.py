@@ -76,7 +76,7 @@ def test_threshold_is_set_in_graph_document_and_digest(pair, threshold):
     model = set_threshold(before.model, threshold, **RECORD)
     after = read_artifact(model)
     assert after.spec.threshold == float(np.float32(threshold))
-    assert vars(after.spec.calibration) == {**RECORD, "precision": "fp32", "graph": before.graph}
+    assert after.spec.calibration._asdict() == {**RECORD, "precision": "fp32", "graph": before.graph}
     assert after.graph == before.graph
     assert after.spec.digest != before.spec.digest
     [initializer] = [t for t in onnx.load_model_from_string(model).graph.initializer if t.name == "threshold"]

@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from calibration.thresholds import (
@@ -23,6 +23,8 @@ IMAGES = st.lists(
     max_size=50,
 )
 ACCEPTANCE = st.integers(1, 100).map(lambda percent: percent / 100)
+# Many drawn samples cannot reach the drawn share; they say nothing here, and the refusal has a test of its own.
+REACHABLE = settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def columns(images):
@@ -51,7 +53,7 @@ def test_threshold_is_the_largest_that_accepts_the_share(images, acceptance):
     assert all(accepted_share(images, other) < wanted for other in larger)
 
 
-@settings(deadline=None)
+@REACHABLE
 @given(images=IMAGES, first=ACCEPTANCE, second=ACCEPTANCE)
 def test_asking_for_more_never_raises_the_threshold(images, first, second):
     assume(any(correct for _, correct, _ in images))
@@ -62,7 +64,7 @@ def test_asking_for_more_never_raises_the_threshold(images, first, second):
     )
 
 
-@settings(deadline=None)
+@REACHABLE
 @given(images=IMAGES, acceptance=ACCEPTANCE, seed=st.integers(0, 9))
 def test_order_and_wrong_images_do_not_matter(images, acceptance, seed):
     assume(any(correct for _, correct, _ in images))
@@ -136,7 +138,7 @@ def test_calibrated_file_accepts_the_share_it_says(pair, acceptance):
     assert found.reached <= found.reachable == accepted_by(before, held_out)[0]
     spec = read_artifact(found.model).spec
     assert spec.threshold == found.threshold
-    assert vars(spec.calibration) == {
+    assert spec.calibration._asdict() == {
         "data": held_out.digest,
         "images": 250,
         "acceptance": acceptance,

@@ -26,7 +26,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-QUICK = ("--epochs", 1, "--batch-size", 64, "--precision", "fp32", "--threads", 1)
+QUICK = ("--epochs", 1, "--batch-size", 64, "--precision", "fp32", "--memory-format", "contiguous", "--threads", 1)
 
 
 def _one_line(outcome: Outcome, code: int, *words: str) -> None:
@@ -82,7 +82,8 @@ def test_a_trunk_of_ones_own_from_train_to_export(cmt, archive, tmp_path):
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_weights(cmt, archive, tmp_path, stop):
     """A real process, a real signal, in the middle of the defended network's training."""
-    common = ("--batch-size", 16, "--precision", "fp32", "--threads", 1, "--epochs", 4)
+    fixed = ("--precision", "fp32", "--memory-format", "contiguous", "--threads", 1)
+    common = ("--batch-size", 16, "--epochs", 4, *fixed)
     cmt("train", archive, "-o", tmp_path / "oracle.pt", "--network", "oracle", *QUICK)
     cmt("export", "--ckpt", tmp_path / "oracle.pt", "-o", tmp_path / "oracle.onnx")
     arguments = ["train", archive, "--classmap", tmp_path / "oracle.onnx", *common]
