@@ -7,7 +7,7 @@ The code of a trunk is never in the file: a trunk that is not built in must be n
 from __future__ import annotations
 
 import os
-import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,15 +183,13 @@ class Checkpoint:
         """
         if not Path(path).is_file():
             raise UsageError(f"{path}: expected a checkpoint written by cmt train, got no such file")
+        foreign = f"{path}: expected a checkpoint written by cmt train, got another file"
+        if not zipfile.is_zipfile(path):
+            raise ModelError(foreign)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what torch finds odd about another project's pickle
-                document = torch.load(path, map_location="cpu", weights_only=True)
+            document = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a foreign file can surface as anything in torch's reader
-            reason = " ".join(str(error).split())[:120]
-            raise ModelError(
-                f"{path}: expected a checkpoint written by cmt train, got another file ({reason})"
-            ) from error
+            raise ModelError(f"{foreign} ({type(error).__name__})") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ModelError(f"{path}: expected a checkpoint written by cmt train, got another project's file")
         if document.get("version") != VERSION:
