@@ -159,7 +159,7 @@ def autocast(execution: Execution) -> torch.autocast:
 def running(execution: Execution) -> Iterator[None]:
     """Set PyTorch's threads, flush denormal numbers, and leave float32 on CUDA at float32: TF32 would change verdicts.
 
-    Where the network is sure, the gradients of its losses are denormal, which processors compute many times slower.
+    Where the network is sure, gradients of its losses can be denormal, which many processors compute slowly.
     Threads inherit the mode, so it stays on.
     """
     torch.set_flush_denormal(True)
