@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from calibration.attacks.attack import BATCH_SIZE, check_batch_size, check_epsilon
-from calibration.attacks.fgs import fgs
+from calibration.attacks import Budget, Fgs
+from calibration.attacks.attack import BATCH_SIZE, check_count
 from calibration.gradient_forward import Model
 from calibration.gradients import GradientGraph
 from calibration.pixels import to_pixels
@@ -56,10 +56,9 @@ class ClassmapConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_epsilon(self.epsilon_max)
-        if self.epsilon_max == 0:
+        if Budget(epsilon=self.epsilon_max).epsilon == 0:
             raise UsageError("expected epsilon_max in (0, 1], got 0; without a step there are no adversarial examples")
-        check_batch_size(self.batch_size)
+        check_count("batch_size", self.batch_size)
         _check_choice("epsilon", self.epsilon, get_args(Epsilon))
         _check_choice("likelihood", self.likelihood, get_args(Likelihood))
         _check_choice("shape", self.shape, get_args(Shape))
@@ -158,7 +157,7 @@ def confusion(
     for start in range(0, len(images), batch_size):
         rows = order[start : start + batch_size]
         step = epsilon_max * (1.0 - rng.random()) if epsilon == "uniform" else epsilon_max
-        x_adv = fgs(graph, to_pixels(images[rows]), labels[rows], epsilon=step, batch_size=batch_size).x_adv
+        x_adv = Fgs(epsilon=step)(graph, to_pixels(images[rows]), labels[rows], batch_size=batch_size).x_adv
         z = graph.logits(x_adv)["logits"].astype(np.float64)
         np.add.at(mass, labels[rows], np.eye(k)[z.argmax(axis=1)] if counts else _softmax(z))
     return mass / np.bincount(labels, minlength=k)[:, None]

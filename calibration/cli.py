@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from calibration import options as parse
-from calibration.attacks import IgsConfig, PgdConfig
-from calibration.crafting import ATTACKS, AttackConfig
+from calibration.attacks import Attack, Igs, Pgd
+from calibration.crafting import ATTACKS
 from calibration.datasets import load_dataset
 from calibration.evaluation import EvaluationConfig, evaluate
 from calibration.outcome_table import print_outcomes
@@ -80,10 +80,10 @@ class _Recorded(click.Command):
 @click.option(
     "--steps",
     type=int,
-    show_default=f"{IgsConfig.steps} for igs, {PgdConfig.steps} for pgd",
+    show_default=f"{Igs.steps} for igs, {Pgd.steps} for pgd",
     help="Steps of iterative attacks.",
 )
-@click.option("--restarts", type=int, default=PgdConfig.restarts, show_default=True, help="Starts of pgd.")
+@click.option("--restarts", type=int, default=Pgd.restarts, show_default=True, help="Starts of pgd.")
 @click.option("-n", type=int, default=1000, show_default=True, help="Size of the sample of test images.")
 @_SEED
 @click.option("--eight-bit", is_flag=True, help="Round attacked images to 8 bits, as a PNG would, before judging them.")
@@ -220,10 +220,10 @@ def _keeping(output: Path) -> Iterator[Callable[[Results], None]]:
 
 def _attack_configs(
     names: tuple[str, ...], *, epsilons: tuple[float, ...], steps: int | None, restarts: int
-) -> tuple[AttackConfig, ...]:
+) -> tuple[Attack[Any], ...]:
     stepped = {} if steps is None else {"steps": steps}
     given: dict[str, dict[str, Any]] = {"igs": stepped, "pgd": {**stepped, "restarts": restarts}}
-    return tuple(ATTACKS[name][0](epsilon=epsilon, **given.get(name, {})) for name in names for epsilon in epsilons)
+    return tuple(ATTACKS[name](epsilon=epsilon, **given.get(name, {})) for name in names for epsilon in epsilons)
 
 
 def _command_line(ctx: click.Context) -> str:

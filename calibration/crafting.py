@@ -3,58 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from calibration.attacks import AttackResult, FgsConfig, IgsConfig, PgdConfig, fgs, igs, pgd
-from calibration.attacks.attack import BATCH_SIZE
-from calibration.attacks.pgd import Succeeded
-from calibration.gradients import GradientGraph
+from calibration.attacks import Attack, AttackResult, Budget, Fgs, Igs, Pgd
+from calibration.attacks.attack import Report, Succeeded, Victim
 from runtime.errors import CmtError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-AttackConfig = FgsConfig | IgsConfig | PgdConfig
 
-ATTACKS: Mapping[str, tuple[type[AttackConfig], Callable[..., AttackResult]]] = {
-    "fgs": (FgsConfig, fgs),
-    "igs": (IgsConfig, igs),
-    "pgd": (PgdConfig, pgd),
-}
-"""Short name to configuration and function."""
+ATTACKS: Mapping[str, Callable[..., Attack[Any]]] = {kind.name: kind for kind in (Fgs, Igs, Pgd)}
+"""Every attack by its name."""
 
 _ROUNDING = 1e-6
 
 
-def name_of(attack: AttackConfig) -> str:
-    """Return the short name of an attack's configuration."""
-    return next(name for name, (kind, _) in ATTACKS.items() if isinstance(attack, kind))
-
-
 def craft(
-    attack: AttackConfig,
-    graph: GradientGraph,
-    pixels: FloatArray,
-    labels: IntArray,
-    *,
-    succeeded: Succeeded,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    attack: Attack[Any], victim: Victim, pixels: FloatArray, labels: IntArray, *, succeeded: Succeeded, report: Report
 ) -> AttackResult:
-    """Attack images block by block, so that progress shows and Ctrl-C is heard.
-
-    An attack that draws at random gets, for each block of `BATCH_SIZE` images, a seed one higher than for the block
-    before.
+    """Attack images, and check that the attack kept to its budget.
 
     Args:
         attack: Which attack, with every hyper-parameter.
-        graph: The network it differentiates.
+        victim: What it differentiates or asks.
         pixels: ``(N, C, H, W)`` float32 in [0, 1], N at least 1.
         labels: True labels, ``(N,)`` integers in [0, K).
         succeeded: Told attacked pixels and the rows of `pixels` they come from; returns which succeeded, ``(n,)`` bool.
-            An attack that starts more than once leaves those alone.
         report: Told of ``(done, total)`` images.
 
     Raises:
@@ -62,42 +39,30 @@ def craft(
         ModelError: A gradient is not finite.
         CmtError: The attack left its budget.
     """
-    run = ATTACKS[name_of(attack)][1]
-    options = {field.name: getattr(attack, field.name) for field in fields(attack)}
-    blocks = []
-    for number, start in enumerate(range(0, len(labels), BATCH_SIZE)):
-        rows = slice(start, start + BATCH_SIZE)
-        own: dict[str, Any] = {"seed": options["seed"] + number} if "seed" in options else {}
-        if isinstance(attack, PgdConfig):
-            own["succeeded"] = lambda x, places, start=start: succeeded(x, places + start)
-        blocks.append(run(graph, pixels[rows], labels[rows], batch_size=BATCH_SIZE, **options | own))
-        report(min(start + BATCH_SIZE, len(labels)), len(labels))
-    x_adv = np.concatenate([block.x_adv for block in blocks])
-    check_budget(pixels, x_adv, epsilon=attack.epsilon)
-    return AttackResult(
-        x_adv=x_adv,
-        gradients=np.concatenate([block.gradients for block in blocks]),
-        no_gradient=np.concatenate([block.no_gradient for block in blocks]),
-        config=attack,
-    )
+    result = attack(victim, pixels, labels, succeeded=succeeded, report=report)
+    check_budget(pixels, result.x_adv, budget=attack.budget)
+    return result
 
 
-def check_budget(pixels: FloatArray, x_adv: FloatArray, *, epsilon: float | None) -> None:
+def check_budget(pixels: FloatArray, x_adv: FloatArray, *, budget: Budget | None) -> None:
     """Check attacked pixels without trusting the attack.
 
     Args:
         pixels: Before, ``(N, C, H, W)``.
         x_adv: After, of the same shape.
-        epsilon: Radius of the L-infinity ball; None where the attack has none.
+        budget: The ball they had to stay in; None where the attack has none.
 
     Raises:
         CmtError: The shapes differ, or a value is not finite, outside [0, 1] or, but for float32 rounding, further than
-            `epsilon` from where it was.
+            the radius from where it was.
     """
     if x_adv.shape != pixels.shape:
         raise CmtError(f"attack: expected as many pixels as before, {pixels.shape}, got {x_adv.shape}; it is defective")
     if not (x_adv.min() >= 0 and x_adv.max() <= 1):
         raise CmtError(f"attack: expected pixels in [0, 1], got {x_adv.min()} to {x_adv.max()}; it is defective")
-    furthest = float(np.abs(x_adv.astype(np.float64) - pixels).max())
-    if epsilon is not None and furthest > epsilon + _ROUNDING:
-        raise CmtError(f"attack: expected changes of at most {epsilon}, got {furthest}; it is defective")
+    if budget is None:
+        return
+    change = (x_adv.astype(np.float64) - pixels).reshape(len(pixels), -1)
+    furthest = float(np.linalg.norm(change, ord=np.inf if budget.norm == "linf" else 2, axis=1).max())
+    if furthest > budget.epsilon + _ROUNDING * max(1, budget.epsilon):
+        raise CmtError(f"attack: expected changes of at most {budget.epsilon}, got {furthest}; it is defective")

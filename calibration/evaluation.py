@@ -17,13 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from calibration.attacks.attack import BATCH_SIZE
-from calibration.crafting import AttackConfig, check_budget, craft, name_of
+from calibration.attacks import Attack, Budget
+from calibration.attacks.attack import BATCH_SIZE, LossAttack
+from calibration.crafting import check_budget, craft
 from calibration.datasets import Dataset
 from calibration.examples import choose_rows, make_examples
 from calibration.gradients import GradientGraph
 from calibration.judge import Judge, classify, round_to_images
 from calibration.metrics import count, judge_outcomes, rate
+from calibration.objectives import Objective
 from calibration.pixels import to_images, to_pixels
 from calibration.provenance import data_record, environment, model_record, parameters
 from calibration.results import Cell, Results, Score, SelfCheck, Source
@@ -55,7 +57,7 @@ class EvaluationConfig:
     """What to attack with, as whom, on how many images.
 
     Attributes:
-        attacks: One configuration for each attack; its objective is replaced by that of the threat.
+        attacks: What to attack with; the objective of each is replaced by that of the threat.
         threats: Names of threats, see `threats.NAMES`.
         twin: The undefended exported network, for the reading ``oracle``.
         unlocked: The defended network trained without the lock, for the reading ``z``.
@@ -71,7 +73,7 @@ class EvaluationConfig:
         UsageError: Nothing to attack with, the same attack twice, or `n` below 1.
     """
 
-    attacks: tuple[AttackConfig, ...]
+    attacks: tuple[Attack[Any], ...]
     threats: tuple[str, ...] = DEFAULT_NAMES
     twin: Path | None = None
     unlocked: Path | None = None
@@ -170,7 +172,7 @@ def evaluate(
             results = replace(results, self_check=(*results.self_check, _self_check(path, graph, target.pixels)))
             tensor = "+".join(objective.reads)
             source = Source(file=str(path), digest=attacked.spec.digest, sha256=attacked.sha256, tensor=tensor)
-            for attack in (replace(attack, objective=objective) for attack in config.attacks):
+            for attack in (_aim(attack, objective) for attack in config.attacks):
                 cell = _cell(threat, source, graph, attack, target, eight_bit=config.eight_bit, progress=progress)
                 results = replace(results, cells=(*results.cells, cell))
                 on_cell(results)
@@ -208,7 +210,7 @@ def _cell(
     threat: Threat,
     source: Source,
     graph: GradientGraph,
-    attack: AttackConfig,
+    attack: Attack[Any],
     target: _Target,
     *,
     eight_bit: bool,
@@ -216,16 +218,16 @@ def _cell(
 ) -> Cell:
     """Craft, check, judge and count one attack under one threat."""
     started = time.perf_counter()
-    title = f"{threat.name} {threat.reading}: {name_of(attack)}, epsilon {attack.epsilon:g}"
+    title = f"{threat.name} {threat.reading}: {attack.name}{_radius(attack)}"
 
     def succeeded(x_adv: FloatArray, rows: IntArray) -> BoolArray:
-        verdicts = _judge(target, x_adv, rows, epsilon=attack.epsilon, eight_bit=eight_bit).verdicts
+        verdicts = _judge(target, x_adv, rows, budget=attack.budget, eight_bit=eight_bit).verdicts
         return judge_outcomes(verdicts.labels, verdicts.accepted, target.truth[rows]).fooled
 
     crafted = craft(attack, graph, target.pixels, target.truth, succeeded=succeeded, report=progress(title))
     every = np.arange(len(target.truth))
-    shown, judged, verdicts = _judge(target, crafted.x_adv, every, epsilon=attack.epsilon, eight_bit=eight_bit)
-    check_budget(target.pixels, judged, epsilon=attack.epsilon)
+    shown, judged, verdicts = _judge(target, crafted.x_adv, every, budget=attack.budget, eight_bit=eight_bit)
+    check_budget(target.pixels, judged, budget=attack.budget)
     outcomes = judge_outcomes(verdicts.labels, verdicts.accepted, target.truth)
     benign = judge_outcomes(target.benign.labels, target.benign.accepted, target.truth)
     counts = count(outcomes)
@@ -235,7 +237,7 @@ def _cell(
         reading=threat.reading,
         adaptive=threat.adaptive,
         strength=threat.strength,
-        attack=name_of(attack),
+        attack=attack.name,
         parameters={**parameters(attack), "batch_size": BATCH_SIZE},
         source=source,
         counts=counts,
@@ -264,11 +266,19 @@ class _Judged(NamedTuple):
     verdicts: Verdicts
 
 
-def _judge(target: _Target, x_adv: FloatArray, rows: IntArray, *, epsilon: float, eight_bit: bool) -> _Judged:
+def _aim(attack: Attack[Any], objective: Objective) -> Attack[Any]:
+    return replace(attack, objective=objective) if isinstance(attack, LossAttack) else attack
+
+
+def _radius(attack: Attack[Any]) -> str:
+    return "" if attack.budget is None else f", epsilon {attack.budget.epsilon:g}"
+
+
+def _judge(target: _Target, x_adv: FloatArray, rows: IntArray, *, budget: Budget | None, eight_bit: bool) -> _Judged:
     """Judge what was made of some images: the very pixels, or their 8-bit rounding by `Guard` itself."""
     if not eight_bit:
         return _Judged(to_images(x_adv), x_adv, target.judge.verdicts(x_adv))
-    images = round_to_images(x_adv, target.images[rows], epsilon=epsilon)
+    images = round_to_images(x_adv, target.images[rows], budget=budget)
     return _Judged(images, to_pixels(images), classify(target.guard, images))
 
 

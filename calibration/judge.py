@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx.utils import Extractor
 
+from calibration.attacks import Budget
 from calibration.pixels import to_images
 from runtime.artifact import Artifact
 from runtime.errors import ModelError, UsageError, one_line
@@ -121,19 +122,25 @@ def _in_batches(run: Callable[[npt.NDArray[Any]], Verdicts], x: npt.NDArray[Any]
     )
 
 
-def round_to_images(pixels: FloatArray, images: ByteArray, *, epsilon: float | None) -> ByteArray:
-    """Return attacked pixels as the 8-bit images nearest to them that keep the budget.
+def round_to_images(pixels: FloatArray, images: ByteArray, *, budget: Budget | None) -> ByteArray:
+    """Return attacked pixels as 8-bit images that keep the budget.
+
+    Without one, and inside an L-infinity ball, they are the nearest; inside an L2 ball every change is rounded towards
+    the image, which never lengthens it.
 
     Args:
         pixels: Attacked, ``(N, C, H, W)`` float32 in [0, 1].
         images: What they were made from, uint8 ``(N, H, W, C)``.
-        epsilon: Radius of the L-infinity ball; None where the attack has none.
+        budget: The ball around `images`; None where the attack has none.
     """
     rounded = to_images(pixels)
-    if epsilon is None:
+    if budget is None:
         return rounded
-    levels = int(np.floor(epsilon * 255 + _ROUNDING))
     middle = images.astype(np.int16)
+    if budget.norm == "l2":
+        change = 255 * pixels.astype(np.float64).transpose(0, 2, 3, 1) - middle
+        return (middle + np.trunc(change + np.copysign(_ROUNDING, change))).astype(np.uint8)
+    levels = int(np.floor(budget.epsilon * 255 + _ROUNDING))
     return np.clip(rounded, np.maximum(middle - levels, 0), np.minimum(middle + levels, 255)).astype(np.uint8)
 
 

@@ -132,7 +132,7 @@ def calibrate(
     """Set a file's threshold on the test images that the attack's sample leaves.
 
     Args:
-        guard: The guard file; it is not changed.
+        guard: The guard file, its old threshold stale or not; it is not changed.
         dataset: Whose test split is used.
         config: How.
         device: As for `Guard`.
@@ -146,7 +146,7 @@ def calibrate(
         UsageError: The data does not fit the file, too few images are left, or the share cannot be reached.
         ModelError: The file is not a valid guard.
     """
-    artifact = read_artifact(guard)
+    artifact = read_artifact(guard, stale=True)
     owner = "the file" if isinstance(guard, bytes) else os.fspath(guard)
     dataset.require_classes(artifact.spec.classes, owner=owner)
     dataset.require_shape(artifact.spec.input_shape, owner=owner)

@@ -12,7 +12,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from calibration.attacks import FgsConfig, IgsConfig, PgdConfig, fgs
+from calibration.attacks import Fgs, Igs, Pgd
 from calibration.classmap import ClassmapConfig
 from calibration.datasets import Dataset, load_dataset
 from calibration.evaluation import EvaluationConfig, evaluate
@@ -137,9 +137,7 @@ def _calibrate(files: _Files, data: Dataset, seed: int) -> None:
 
 def _attack(files: _Files, data: Dataset, seed: int, stage: Any) -> Results:
     config = EvaluationConfig(
-        attacks=tuple(
-            kind(epsilon=epsilon) for kind in (FgsConfig, IgsConfig, PgdConfig) for epsilon in (_EPSILON / 2, _EPSILON)
-        ),
+        attacks=tuple(kind(epsilon=epsilon) for kind in (Fgs, Igs, Pgd) for epsilon in (_EPSILON / 2, _EPSILON)),
         twin=files.oracle,
         n=_ATTACKED,
         seed=seed,
@@ -158,7 +156,7 @@ def _write_pictures(files: _Files, data: Dataset, results: Results) -> None:
     rows = np.array(results.data.sample[:: max(1, len(results.data.sample) // _PICTURES)])
     images, labels = data.test.images[rows], data.test.labels[rows]
     graph = GradientGraph(files.guard, of=["logits"])
-    attacked = to_images(fgs(graph, to_pixels(images), labels, epsilon=_EPSILON).x_adv)
+    attacked = to_images(Fgs(epsilon=_EPSILON)(graph, to_pixels(images), labels).x_adv)
     for kind, batch in (("benign", images), ("attacked", attacked)):
         for row, image, label in zip(rows, batch, labels, strict=True):
             _write_png(files.images / kind / data.classes[label] / f"{row:04d}.png", image)

@@ -3,76 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from calibration.attacks.attack import (
-    BATCH_SIZE,
-    AttackResult,
-    FloatArray,
-    IntArray,
-    ascend,
-    batches,
-    check_epsilon,
-    is_flat,
-)
+from calibration.attacks.attack import Batch, Crafted, FloatArray, LossAttack, Succeeded, is_flat
+from calibration.attacks.norms import Budget
 from calibration.gradients import GradientGraph
-from calibration.objectives import CROSS_ENTROPY, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
-class FgsConfig:
-    """Hyper-parameters of `fgs`.
+class Fgs(LossAttack):
+    """clip(x + ε·sign(∇x loss), 0, 1).
 
     Attributes:
         epsilon: Length of the step in every pixel, in [0, 1].
-        objective: What to ascend.
 
     Raises:
         UsageError: `epsilon` is out of range.
-    """
-
-    epsilon: float
-    objective: Objective = CROSS_ENTROPY
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_epsilon(self.epsilon)
-
-
-def fgs(
-    graph: GradientGraph,
-    pixels: FloatArray,
-    labels: IntArray,
-    *,
-    epsilon: float,
-    objective: Objective = FgsConfig.objective,
-    targets: IntArray | None = None,
-    batch_size: int = BATCH_SIZE,
-) -> AttackResult:
-    """Return clip(x + ε·sign(∇x loss), 0, 1).
-
-    Args:
-        graph: The network.
-        pixels: ``(N, C, H, W)`` float32 in [0, 1].
-        labels: True labels, ``(N,)`` integers in [0, K).
-        epsilon: Length of the step in every pixel, in [0, 1].
-        objective: What to ascend; cross-entropy of `labels` unless said otherwise.
-        targets: Labels to reach, ``(N,)``, for a targeted objective.
-        batch_size: Images at a time.
-
-    Raises:
-        UsageError: An argument is not what is said above.
-        ModelError: A gradient is not finite.
 
     Source: Goodfellow et al. 2015; equations 1 and 6 of the paper.
     """
-    config = FgsConfig(epsilon=epsilon, objective=objective)
-    x_adv = np.empty_like(pixels)
-    no_gradient = np.zeros(len(pixels), dtype=np.bool_)
-    for batch in batches(graph, objective, pixels, labels, targets, batch_size=batch_size):
-        gradient = ascend(graph, objective, batch.pixels, batch).gradient
-        no_gradient[batch.rows] = is_flat(gradient)
-        x_adv[batch.rows] = np.clip(batch.pixels + np.float32(epsilon) * np.sign(gradient), 0, 1)
-    gradients = np.ones(len(pixels), dtype=np.int64)
-    return AttackResult(x_adv=x_adv, gradients=gradients, no_gradient=no_gradient, config=config)
+
+    name: ClassVar[str] = "fgs"
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _ = self.budget
+
+    @property
+    def budget(self) -> Budget:
+        """The ball around an image that it stays in."""
+        return Budget(epsilon=self.epsilon)
+
+    def _craft(self, victim: GradientGraph, batch: Batch, succeeded: Succeeded | None) -> Crafted:
+        gradient = self.ascend(victim, batch.pixels, batch).gradient
+        x: FloatArray = np.clip(batch.pixels + np.float32(self.epsilon) * np.sign(gradient), 0, 1)
+        return Crafted(x=x, gradients=1, flat=is_flat(gradient))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from calibration.attacks import FgsConfig, IgsConfig, PgdConfig, fgs, igs, pgd
+from calibration.attacks import Fgs, Igs, Pgd
 from calibration.gradients import GradientGraph
 from calibration.objectives import CrossEntropy
 from calibration.pixels import to_pixels
@@ -34,11 +34,11 @@ def losses(graph, x, labels, objective=None):
 
 
 ATTACKS = {
-    "fgs": (fgs, {}),
-    "igs": (igs, {"steps": 4}),
-    "igs random start": (igs, {"steps": 4, "random_start": True, "seed": 3}),
-    "igs small steps": (igs, {"steps": 3, "step_size": 0.01}),
-    "pgd": (pgd, {"steps": 3, "restarts": 2, "seed": 1}),
+    "fgs": (Fgs, {}),
+    "igs": (Igs, {"steps": 4}),
+    "igs random start": (Igs, {"steps": 4, "random_start": True, "seed": 3}),
+    "igs small steps": (Igs, {"steps": 3, "step_size": 0.01}),
+    "pgd": (Pgd, {"steps": 3, "restarts": 2, "seed": 1}),
 }
 EVERY = pytest.mark.parametrize(("attack", "options"), ATTACKS.values(), ids=ATTACKS.keys())
 
@@ -47,7 +47,7 @@ EVERY = pytest.mark.parametrize(("attack", "options"), ATTACKS.values(), ids=ATT
 @pytest.mark.parametrize("epsilon", [0.0, 0.03, EPSILON, 1.0])
 def test_examples_stay_in_the_ball_and_in_the_cube(graph, sample, attack, options, epsilon):
     x, labels = sample
-    result = attack(graph, x, labels, epsilon=epsilon, **options)
+    result = attack(epsilon=epsilon, **options)(graph, x, labels)
     assert result.x_adv.shape == x.shape
     assert result.x_adv.dtype == np.float32
     assert result.x_adv.min() >= 0
@@ -58,7 +58,7 @@ def test_examples_stay_in_the_ball_and_in_the_cube(graph, sample, attack, option
 @EVERY
 def test_the_loss_rises(graph, sample, attack, options):
     x, labels = sample
-    result = attack(graph, x, labels, epsilon=EPSILON, **options)
+    result = attack(epsilon=EPSILON, **options)(graph, x, labels)
     assert losses(graph, result.x_adv, labels).mean() > losses(graph, x, labels).mean()
 
 
@@ -67,17 +67,17 @@ def test_a_targeted_objective_approaches_its_targets(graph, sample, attack, opti
     x, labels = sample
     targets = (labels + 1) % CLASSES
     objective = CrossEntropy(targeted=True)
-    result = attack(graph, x, labels, epsilon=EPSILON, objective=objective, targets=targets, **options)
+    result = attack(epsilon=EPSILON, objective=objective, **options)(graph, x, labels, targets=targets)
     assert losses(graph, result.x_adv, targets).mean() < losses(graph, x, targets).mean()
-    assert result.config.objective == objective
+    assert result.attack.objective == objective
 
 
 @EVERY
 @pytest.mark.parametrize("batch_size", [1, 4, 13, 100])
 def test_same_seed_same_bits_whatever_the_batch_size(graph, sample, attack, options, batch_size):
     x, labels = sample
-    expected = attack(graph, x, labels, epsilon=EPSILON, **options).x_adv
-    result = attack(graph, x, labels, epsilon=EPSILON, batch_size=batch_size, **options)
+    expected = attack(epsilon=EPSILON, **options)(graph, x, labels).x_adv
+    result = attack(epsilon=EPSILON, **options)(graph, x, labels, batch_size=batch_size)
     np.testing.assert_array_equal(result.x_adv, expected)
 
 
@@ -85,27 +85,27 @@ def test_same_seed_same_bits_whatever_the_batch_size(graph, sample, attack, opti
 def test_the_images_are_left_alone(graph, sample, attack, options):
     x, labels = sample
     before = x.copy()
-    attack(graph, x, labels, epsilon=EPSILON, **options)
+    attack(epsilon=EPSILON, **options)(graph, x, labels)
     np.testing.assert_array_equal(x, before)
 
 
 @EVERY
 def test_no_images_give_no_examples(graph, sample, attack, options):
     x, labels = sample
-    result = attack(graph, x[:0], labels[:0], epsilon=EPSILON, **options)
+    result = attack(epsilon=EPSILON, **options)(graph, x[:0], labels[:0])
     assert (len(result.x_adv), len(result.gradients), len(result.no_gradient)) == (0, 0, 0)
 
 
 @EVERY
 def test_the_result_records_every_hyper_parameter(graph, sample, attack, options):
     x, labels = sample
-    result = attack(graph, x, labels, epsilon=EPSILON, **options)
-    recorded = asdict(result.config)
+    result = attack(epsilon=EPSILON, **options)(graph, x, labels)
+    recorded = asdict(result.attack)
     assert recorded["epsilon"] == EPSILON
     assert recorded["objective"] == {"of": "logits", "targeted": False}
     assert {name: recorded[name] for name in options} == options
-    again = attack(
-        graph, x, labels, **{field.name: getattr(result.config, field.name) for field in fields(result.config)}
+    again = attack(**{field.name: getattr(result.attack, field.name) for field in fields(result.attack)})(
+        graph, x, labels
     )
     np.testing.assert_array_equal(again.x_adv, result.x_adv)
 
@@ -113,7 +113,7 @@ def test_the_result_records_every_hyper_parameter(graph, sample, attack, options
 def test_random_starts_differ_by_seed_and_by_image(graph, sample):
     x, labels = sample
     starts = [
-        igs(graph, x, labels, epsilon=EPSILON, step_size=1e-6, steps=1, random_start=True, seed=seed).x_adv - x
+        Igs(epsilon=EPSILON, step_size=1e-6, steps=1, random_start=True, seed=seed)(graph, x, labels).x_adv - x
         for seed in (0, 1)
     ]
     assert not np.allclose(starts[0], starts[1], atol=0.01)
@@ -122,25 +122,25 @@ def test_random_starts_differ_by_seed_and_by_image(graph, sample):
 
 def test_fgs_is_one_step_of_igs(graph, sample):
     x, labels = sample
-    one = igs(graph, x, labels, epsilon=EPSILON, step_size=EPSILON, steps=1)
-    np.testing.assert_array_equal(fgs(graph, x, labels, epsilon=EPSILON).x_adv, one.x_adv)
+    one = Igs(epsilon=EPSILON, step_size=EPSILON, steps=1)(graph, x, labels)
+    np.testing.assert_array_equal(Fgs(epsilon=EPSILON)(graph, x, labels).x_adv, one.x_adv)
 
 
 def test_cost_is_counted(graph, sample):
     x, labels = sample
-    assert fgs(graph, x, labels, epsilon=EPSILON).gradients.tolist() == [1] * len(x)
-    assert igs(graph, x, labels, epsilon=EPSILON, steps=7).gradients.tolist() == [7] * len(x)
+    assert Fgs(epsilon=EPSILON)(graph, x, labels).gradients.tolist() == [1] * len(x)
+    assert Igs(epsilon=EPSILON, steps=7)(graph, x, labels).gradients.tolist() == [7] * len(x)
 
 
 def test_default_step_size_spans_the_ball():
-    assert IgsConfig(epsilon=0.2, steps=10).step_size == pytest.approx(0.05)
-    assert IgsConfig(epsilon=0.2, step_size=0.01).step_size == 0.01
+    assert Igs(epsilon=0.2, steps=10).step_size == pytest.approx(0.05)
+    assert Igs(epsilon=0.2, step_size=0.01).step_size == 0.01
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
 def test_a_filled_in_config_can_be_given_again(epsilon):
-    config = IgsConfig(epsilon=epsilon, steps=1)
-    assert IgsConfig(**vars(config)) == config
+    config = Igs(epsilon=epsilon, steps=1)
+    assert Igs(**vars(config)) == config
 
 
 def test_fgs_and_igs_equal_torch():
@@ -159,12 +159,12 @@ def test_fgs_and_igs_equal_torch():
 
     start = torch.tensor(x)
     expected = (start + EPSILON * sign(start)).clamp(0, 1).numpy()
-    assert_same_steps(fgs(graph, x, labels, epsilon=EPSILON).x_adv, expected, step=EPSILON)
+    assert_same_steps(Fgs(epsilon=EPSILON)(graph, x, labels).x_adv, expected, step=EPSILON)
     current = start
     for _ in range(3):
         moved = current + 0.05 * sign(current)
         current = torch.max(torch.min(moved, start + EPSILON), start - EPSILON).clamp(0, 1)
-    result = igs(graph, x, labels, epsilon=EPSILON, step_size=0.05, steps=3)
+    result = Igs(epsilon=EPSILON, step_size=0.05, steps=3)(graph, x, labels)
     assert_same_steps(result.x_adv, current.numpy(), step=0.05)
 
 
@@ -189,14 +189,14 @@ def masked():
 @EVERY
 def test_a_gradient_of_zero_is_reported(sample, attack, options):
     x, labels = sample
-    result = attack(GradientGraph(masked(), threads=1), x, labels, epsilon=EPSILON, **options)
+    result = attack(epsilon=EPSILON, **options)(GradientGraph(masked(), threads=1), x, labels)
     assert result.no_gradient.all()
 
 
 @EVERY
 def test_a_working_gradient_is_not_reported(graph, sample, attack, options):
     x, labels = sample
-    assert not attack(graph, x, labels, epsilon=EPSILON, **options).no_gradient.any()
+    assert not attack(epsilon=EPSILON, **options)(graph, x, labels).no_gradient.any()
 
 
 @EVERY
@@ -206,28 +206,28 @@ def test_a_gradient_that_is_not_finite_stops_the_attack(sample, attack, options)
     head.CopyFrom(numpy_helper.from_array(np.full(tuple(head.dims), np.nan, np.float32), "head"))
     x, labels = sample
     with pytest.raises(ModelError, match="expected finite gradients, got NaN or infinity for 13 of 13 images"):
-        attack(GradientGraph(model, threads=1), x, labels, epsilon=EPSILON, **options)
+        attack(epsilon=EPSILON, **options)(GradientGraph(model, threads=1), x, labels)
 
 
 BAD_CONFIGS = {
-    "epsilon below 0": (FgsConfig, {"epsilon": -0.1}, r"expected epsilon in \[0, 1\], got -0.1"),
-    "epsilon of grey levels": (FgsConfig, {"epsilon": 8}, r"expected epsilon in \[0, 1\], got 8; .* 8/255"),
-    "epsilon NaN": (IgsConfig, {"epsilon": float("nan")}, r"expected epsilon in \[0, 1\], got nan"),
-    "no steps": (IgsConfig, {"epsilon": 0.1, "steps": 0}, "expected steps as a whole number of at least 1, got 0"),
+    "epsilon below 0": (Fgs, {"epsilon": -0.1}, r"expected epsilon in \[0, 1\], got -0.1"),
+    "epsilon of grey levels": (Fgs, {"epsilon": 8}, r"expected epsilon in \[0, 1\], got 8; .* 8/255"),
+    "epsilon NaN": (Igs, {"epsilon": float("nan")}, r"expected epsilon in \[0, 1\], got nan"),
+    "no steps": (Igs, {"epsilon": 0.1, "steps": 0}, "expected steps as a whole number of at least 1, got 0"),
     "half a step": (
-        IgsConfig,
+        Igs,
         {"epsilon": 0.1, "steps": 1.5},
         "expected steps as a whole number of at least 1, got 1.5",
     ),
-    "steps backwards": (IgsConfig, {"epsilon": 0.1, "step_size": -0.01}, r"expected step_size in \[0, 1\], got -0.01"),
+    "steps backwards": (Igs, {"epsilon": 0.1, "step_size": -0.01}, r"expected step_size in \[0, 1\], got -0.01"),
     "no starts": (
-        PgdConfig,
+        Pgd,
         {"epsilon": 0.1, "restarts": 0},
         "expected restarts as a whole number of at least 1, got 0",
     ),
-    "seed below 0": (PgdConfig, {"epsilon": 0.1, "seed": -1}, "expected seed as a whole number of at least 0, got -1"),
-    "pgd backwards": (PgdConfig, {"epsilon": 0.1, "step_size": -1}, r"expected step_size in \[0, 1\], got -1"),
-    "step of grey levels": (IgsConfig, {"epsilon": 0.1, "step_size": 2}, r"expected step_size in \[0, 1\], got 2"),
+    "seed below 0": (Pgd, {"epsilon": 0.1, "seed": -1}, "expected seed as a whole number of at least 0, got -1"),
+    "pgd backwards": (Pgd, {"epsilon": 0.1, "step_size": -1}, r"expected step_size in \[0, 1\], got -1"),
+    "step of grey levels": (Igs, {"epsilon": 0.1, "step_size": 2}, r"expected step_size in \[0, 1\], got 2"),
 }
 
 
@@ -256,20 +256,21 @@ BAD_INPUTS = {
     ),
     "no targets": (
         {"objective": CrossEntropy(targeted=True)},
-        r"expected targets for CrossEntropy.*targeted=True.*, got none; pass them",
+        ": expected targets, got none; pass them",
     ),
     "targets out of range": ({"targets": Y - 1}, r"expected targets in \[0, 3\), got -1 to 0"),
     "unknown logits": (
         {"objective": CrossEntropy(of="z")},
-        "expected an objective on logits, robust_logits, got z; name it in",
+        ": expected logits among logits, robust_logits, got z; name it in",
     ),
     "no batch": ({"batch_size": 0}, "expected batch_size as a whole number of at least 1, got 0"),
 }
 
 
-@pytest.mark.parametrize("attack", [fgs, igs, pgd], ids=["fgs", "igs", "pgd"])
+@pytest.mark.parametrize("attack", [Fgs, Igs, Pgd], ids=["fgs", "igs", "pgd"])
 @pytest.mark.parametrize(("change", "message"), BAD_INPUTS.values(), ids=BAD_INPUTS.keys())
 def test_refuses_bad_input(graph, attack, change, message):
-    arguments = {"pixels": X, "labels": Y, "epsilon": EPSILON} | change
+    options = {name: change[name] for name in ("objective",) if name in change}
+    arguments = {"pixels": X, "labels": Y} | {name: value for name, value in change.items() if name not in options}
     with pytest.raises(UsageError, match=message):
-        attack(graph, **arguments)
+        attack(epsilon=EPSILON, **options)(graph, **arguments)

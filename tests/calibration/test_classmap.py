@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.attacks import fgs
+from calibration.attacks import Fgs
 from calibration.classmap import ClassmapConfig, classmap_from_confusion, confusion, estimate_classmap
 from calibration.gradients import GradientGraph
 from calibration.pixels import to_pixels
@@ -107,7 +107,7 @@ def sample():
 def test_confusion_of_a_fixed_step_is_the_mean_over_fgs_examples(graph, sample, counts):
     images, labels = sample
     matrix = confusion(graph, images, labels, epsilon="fixed", epsilon_max=0.1, counts=counts, batch_size=7)
-    z = graph.logits(fgs(graph, to_pixels(images), labels, epsilon=0.1).x_adv)["logits"].astype(np.float64)
+    z = graph.logits(Fgs(epsilon=0.1)(graph, to_pixels(images), labels).x_adv)["logits"].astype(np.float64)
     shares = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     if counts:
         shares = (z == z.max(axis=1, keepdims=True)).astype(float)

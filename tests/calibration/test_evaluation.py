@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from calibration.attacks import FgsConfig, IgsConfig, PgdConfig, fgs
+from calibration.attacks import Fgs, Igs, Pgd
 from calibration.evaluation import EvaluationConfig, evaluate
 from calibration.gradients import GradientGraph
 from calibration.judge import round_to_images
@@ -18,7 +18,7 @@ from runtime.guard import Guard
 from tests.calibration.guards import CLASSMAP, assembled, dataset, document, guard_file
 
 OPTIONS = {"device": "cpu", "threads": 1}
-FGS = FgsConfig(epsilon=0.1)
+FGS = Fgs(epsilon=0.1)
 N = 60
 
 
@@ -49,9 +49,9 @@ def test_counts_are_those_of_the_attack_done_by_hand(files):
     rows = test.sample(N)
     images, labels = test.images[rows], test.labels[rows]
     graph = GradientGraph(files["guard"].read_bytes(), of=["logits"], **OPTIONS)
-    x_adv = fgs(graph, to_pixels(images), labels, epsilon=0.1).x_adv
+    x_adv = FGS(graph, to_pixels(images), labels).x_adv
     with Guard(files["guard"], **OPTIONS) as guard:
-        benign, attacked = guard.classify(images), guard.classify(round_to_images(x_adv, images, epsilon=0.1))
+        benign, attacked = guard.classify(images), guard.classify(round_to_images(x_adv, images, budget=FGS.budget))
     for counts, verdicts in ((found.benign.counts, benign), (found.cells[0].counts, attacked)):
         right = verdicts.labels == labels
         assert counts.n == N
@@ -67,7 +67,7 @@ def test_every_threat_is_crafted_on_its_own_file_strongest_first(files):
     found = run(
         files,
         threats=("black-box", "grey-box"),
-        attacks=(FGS, IgsConfig(epsilon=0.1, steps=3)),
+        attacks=(FGS, Igs(epsilon=0.1, steps=3)),
         **{role: files[role] for role in ("twin", "unlocked", "substitute")},
     )
     names = [(cell.threat, cell.reading, cell.source.file) for cell in found.cells[::2]]
@@ -88,7 +88,7 @@ def test_every_threat_is_crafted_on_its_own_file_strongest_first(files):
 @pytest.mark.parametrize("eight_bit", [False, True], ids=["float", "8-bit"])
 @pytest.mark.parametrize(
     "attack",
-    [FgsConfig(epsilon=0.2), IgsConfig(epsilon=0.2), PgdConfig(epsilon=0.2, steps=20, restarts=2)],
+    [Fgs(epsilon=0.2), Igs(epsilon=0.2), Pgd(epsilon=0.2, steps=20, restarts=2)],
     ids=["fgs", "igs", "pgd"],
 )
 def test_knowing_the_rule_fools_more(files, attack, eight_bit):
@@ -111,9 +111,7 @@ def test_knowing_the_rule_fools_more(files, attack, eight_bit):
 def test_restarts_go_on_only_where_the_guard_is_not_fooled_yet(files):
     guards = files | {"guard": files["doubtful"]}
     once, twice = (
-        run(guards, attacks=(PgdConfig(epsilon=0.15, steps=4, restarts=starts),), threats=("nearly-white-box",)).cells[
-            0
-        ]
+        run(guards, attacks=(Pgd(epsilon=0.15, steps=4, restarts=starts),), threats=("nearly-white-box",)).cells[0]
         for starts in (1, 2)
     )
     left = once.counts.n - once.counts.fooled
@@ -132,7 +130,7 @@ def test_single_head_is_attacked_by_its_own_rule(files):
 
 
 def test_distortion_budget_and_cost_are_recorded(files):
-    found = run(files, attacks=(IgsConfig(epsilon=0.1, steps=3),))
+    found = run(files, attacks=(Igs(epsilon=0.1, steps=3),))
     [cell] = found.cells
     assert cell.parameters["step_size"] == pytest.approx(2.5 * 0.1 / 3)
     assert (cell.parameters["steps"], cell.parameters["batch_size"]) == (3, 128)
@@ -143,7 +141,7 @@ def test_distortion_budget_and_cost_are_recorded(files):
 
 
 def test_a_greater_budget_fools_more_and_a_budget_of_zero_changes_nothing(files):
-    found = run(files, attacks=tuple(FgsConfig(epsilon=epsilon) for epsilon in (0.0, 0.05, 0.2)))
+    found = run(files, attacks=tuple(Fgs(epsilon=epsilon) for epsilon in (0.0, 0.05, 0.2)))
     by_epsilon = {cell.parameters["epsilon"]: cell for cell in found.cells}
     assert by_epsilon[0.0].counts == found.benign.counts
     assert by_epsilon[0.0].largest_linf == 0
@@ -172,7 +170,7 @@ def without_time(results):
 
 @pytest.mark.parametrize("eight_bit", [False, True], ids=["float", "8-bit"])
 def test_the_same_again(files, eight_bit):
-    attacks = (FGS, IgsConfig(epsilon=0.1, steps=2, random_start=True, seed=3))
+    attacks = (FGS, Igs(epsilon=0.1, steps=2, random_start=True, seed=3))
     first, second = (run(files, attacks=attacks, eight_bit=eight_bit) for _ in range(2))
     assert without_time(first) == without_time(second)
     assert run(files, seed=1).data.sample != first.data.sample
@@ -205,7 +203,7 @@ def test_undefended_file_is_attacked_the_same_way(files):
 
 def test_unfinished_results_after_each_cell(files):
     seen = []
-    config = EvaluationConfig(attacks=(FGS, FgsConfig(epsilon=0.2)), threats=("grey-box",), n=N, **OPTIONS)
+    config = EvaluationConfig(attacks=(FGS, Fgs(epsilon=0.2)), threats=("grey-box",), n=N, **OPTIONS)
     found = evaluate(config, files["guard"], dataset(), on_cell=seen.append)
     assert [(len(results.cells), results.complete) for results in seen] == [(1, False), (2, False)]
     assert found == replace(seen[-1], complete=True)
@@ -219,7 +217,7 @@ def test_interruption_keeps_what_was_finished(files):
         if len(results.cells) == 2:
             raise KeyboardInterrupt
 
-    attacks = tuple(FgsConfig(epsilon=e) for e in (0.1, 0.2, 0.3))
+    attacks = tuple(Fgs(epsilon=e) for e in (0.1, 0.2, 0.3))
     config = EvaluationConfig(attacks=attacks, n=N, **OPTIONS)
     with pytest.raises(KeyboardInterrupt):
         evaluate(config, files["guard"], dataset(), on_cell=interrupt)

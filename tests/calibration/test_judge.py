@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from calibration.attacks import Budget
 from calibration.judge import BATCH, Judge, classify, round_to_images
 from calibration.pixels import to_pixels
 from calibration.stamping import stamp
@@ -118,7 +119,7 @@ def test_rounding_keeps_the_budget_and_goes_no_further_than_half_a_level_within_
     pixels = to_pixels(images)
     noise = np.random.default_rng(0).choice([-1, -0.4, 0.4, 1], pixels.shape).astype(np.float32)
     x_adv = np.clip(pixels + np.float32(epsilon) * noise, 0, 1)
-    rounded = round_to_images(x_adv, images, epsilon=epsilon)
+    rounded = round_to_images(x_adv, images, budget=Budget(epsilon=epsilon))
     change = np.abs(rounded.astype(int) - images)
     assert change.max() == levels
     assert np.abs(to_pixels(rounded) - x_adv).max() <= max(0.5 / 255, epsilon - levels / 255) + 1e-6
@@ -127,5 +128,16 @@ def test_rounding_keeps_the_budget_and_goes_no_further_than_half_a_level_within_
 def test_rounding_without_a_budget_takes_the_nearest_level():
     images = random_images(9)
     x_adv = np.random.default_rng(0).random((9, 1, 6, 5), dtype=np.float32)
-    rounded = round_to_images(x_adv, images, epsilon=None)
+    rounded = round_to_images(x_adv, images, budget=None)
     assert np.abs(to_pixels(rounded) - x_adv).max() <= 0.5 / 255 + 1e-6
+
+
+def test_rounding_in_an_l2_ball_goes_towards_the_image_and_never_further():
+    images = random_images(20)
+    pixels = to_pixels(images)
+    budget = Budget(epsilon=0.4, norm="l2")
+    x_adv = budget.project(pixels + np.random.default_rng(0).normal(0, 0.2, pixels.shape).astype(np.float32), pixels)
+    rounded = to_pixels(round_to_images(x_adv, images, budget=budget))
+    assert (np.abs(rounded - pixels) <= np.abs(x_adv - pixels) + 1e-6).all()
+    assert np.abs(rounded - x_adv).max() < 1 / 255
+    np.testing.assert_array_equal(to_pixels(round_to_images(rounded, images, budget=budget)), rounded)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from calibration.attacks import PgdConfig, igs, pgd
+from calibration.attacks import Igs, Pgd
 from calibration.gradients import GradientGraph
 from calibration.objectives import CROSS_ENTROPY
 from calibration.pixels import to_pixels
@@ -30,9 +30,9 @@ def losses(graph, x, labels):
 def test_first_start_is_igs_with_its_best_point_kept(graph, sample, step_size):
     x, labels = sample
     options = {"epsilon": EPSILON, "step_size": step_size}
-    points = [x, *(igs(graph, x, labels, steps=steps, **options).x_adv for steps in range(1, 6))]
+    points = [x, *(Igs(steps=steps, **options)(graph, x, labels).x_adv for steps in range(1, 6))]
     best = np.max([losses(graph, point, labels) for point in points], axis=0)
-    found = pgd(graph, x, labels, steps=5, restarts=1, **options)
+    found = Pgd(steps=5, restarts=1, **options)(graph, x, labels)
     np.testing.assert_allclose(losses(graph, found.x_adv, labels), best, rtol=1e-6)
     assert found.gradients.tolist() == [6] * len(x)
 
@@ -40,7 +40,7 @@ def test_first_start_is_igs_with_its_best_point_kept(graph, sample, step_size):
 def test_another_start_never_lowers_the_loss(graph, sample):
     x, labels = sample
     reached = [
-        losses(graph, pgd(graph, x, labels, epsilon=EPSILON, steps=2, restarts=starts).x_adv, labels)
+        losses(graph, Pgd(epsilon=EPSILON, steps=2, restarts=starts)(graph, x, labels).x_adv, labels)
         for starts in (1, 2, 6)
     ]
     assert (np.diff(reached, axis=0) >= -1e-6).all()
@@ -57,9 +57,9 @@ def test_steps_of_a_random_start_shrink_from_the_radius(graph, sample):
     for length in (0.15, 0.1, 0.05):
         sign = np.sign(graph.value_and_gradient(CROSS_ENTROPY, points[-1], labels=labels).gradient)
         points.append(np.clip(points[-1] + np.float32(length) * sign, low, high))
-    first = pgd(graph, x, labels, restarts=1, **options).x_adv
+    first = Pgd(restarts=1, **options)(graph, x, labels).x_adv
     best = max(float(losses(graph, point, labels)[0]) for point in (*points, first))
-    found = pgd(graph, x, labels, restarts=2, seed=7, **options)
+    found = Pgd(restarts=2, seed=7, **options)(graph, x, labels)
     assert losses(graph, found.x_adv, labels)[0] == pytest.approx(best, rel=1e-5)
 
 
@@ -76,8 +76,8 @@ def test_images_that_are_done_are_left_alone_and_cost_nothing_more(graph, sample
         return done[rows]
 
     options = {"epsilon": EPSILON, "steps": 2, "restarts": 3}
-    found = pgd(graph, x, labels, succeeded=succeeded, batch_size=batch_size, **options)
-    once, thrice = (pgd(graph, x, labels, **options | {"restarts": starts}) for starts in (1, 3))
+    found = Pgd(**options)(graph, x, labels, succeeded=succeeded, batch_size=batch_size)
+    once, thrice = (Pgd(**options | {"restarts": starts})(graph, x, labels) for starts in (1, 3))
     np.testing.assert_array_equal(found.x_adv, np.where(done[:, None, None, None], once.x_adv, thrice.x_adv))
     np.testing.assert_array_equal(found.gradients, np.where(done, 3, 9))
     assert np.bincount(np.concatenate(asked)).tolist() == np.where(done, 1, 3).tolist()
@@ -86,7 +86,7 @@ def test_images_that_are_done_are_left_alone_and_cost_nothing_more(graph, sample
 def test_random_starts_differ_by_seed_image_and_number(graph, sample):
     x, labels = np.full_like(sample[0], 0.5), sample[1]
     still = {"epsilon": EPSILON, "step_size": 0.0, "steps": 1}
-    starts = [pgd(graph, x, labels, restarts=2, seed=seed, **still).x_adv for seed in (0, 1)]
+    starts = [Pgd(restarts=2, seed=seed, **still)(graph, x, labels).x_adv for seed in (0, 1)]
     moved = np.abs(starts[0] - x).max(axis=(1, 2, 3)) > 0
     assert moved.any()
     assert len(np.unique(starts[0][moved], axis=0)) == moved.sum()
@@ -94,7 +94,7 @@ def test_random_starts_differ_by_seed_image_and_number(graph, sample):
 
 
 def test_defaults_are_those_of_the_configuration(graph, sample):
-    found = pgd(graph, *sample, epsilon=EPSILON)
-    assert found.config == PgdConfig(epsilon=EPSILON)
-    assert (found.config.steps, found.config.restarts) == (40, 3)
-    assert found.config.step_size == pytest.approx(2.5 * EPSILON / 40)
+    found = Pgd(epsilon=EPSILON)(graph, *sample)
+    assert found.attack == Pgd(epsilon=EPSILON)
+    assert (found.attack.steps, found.attack.restarts) == (40, 3)
+    assert found.attack.step_size == pytest.approx(2.5 * EPSILON / 40)

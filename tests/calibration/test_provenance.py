@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from calibration.attacks import FgsConfig, IgsConfig
+from calibration.attacks import Fgs, Igs
 from calibration.objectives import CrossEntropy
 from calibration.provenance import data_record, environment, model_record, parameters
 from runtime.artifact import read_artifact
@@ -45,14 +45,15 @@ def test_environment_is_this_one():
     ("config", "expected"),
     [
         (
-            FgsConfig(epsilon=0.1),
+            Fgs(epsilon=0.1),
             {"epsilon": 0.1, "objective": {"name": "CrossEntropy", "of": "logits", "targeted": False}},
         ),
         (
-            IgsConfig(epsilon=0.2, steps=10, objective=CrossEntropy(of="robust_logits", targeted=True)),
+            Igs(epsilon=0.2, steps=10, objective=CrossEntropy(of="robust_logits", targeted=True)),
             {
                 "epsilon": 0.2,
                 "step_size": 0.05,
+                "norm": "linf",
                 "steps": 10,
                 "random_start": False,
                 "objective": {"name": "CrossEntropy", "of": "robust_logits", "targeted": True},

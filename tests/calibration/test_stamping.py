@@ -133,3 +133,11 @@ def change_document(proto):
 def test_any_change_after_stamping_is_noticed(change):
     with pytest.raises(ModelError, match="expected the digest"):
         read_artifact(edited(guard_file(), change))
+
+
+def test_a_stale_threshold_is_mended_by_a_new_measurement():
+    donor = set_threshold(guard_file(), 0.5, **RECORD)
+    calibration = json.loads(stored(donor))["calibration"]
+    other = assembled(sharpness=5.0, threshold=0.5)
+    forged = stamp(other, document(other) | {"threshold": 0.5, "calibration": calibration})
+    assert read_artifact(set_threshold(forged, 0.4, **RECORD)).spec.threshold == pytest.approx(0.4)

@@ -162,7 +162,7 @@ def calls(n):
         guard.classify(images[: 1 + index * 7 % 64])
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 start = calls(2000)
-print((calls(20000) - start) // 1024)
+print((calls(98000) - start) // 1024)
 """
 
 
