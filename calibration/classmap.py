@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from calibration.attacks import Budget, Fgs
 from calibration.attacks.attack import BATCH_SIZE, check_count
-from calibration.gradient_forward import Model
+from calibration.gradient_reading import Model
 from calibration.gradients import GradientGraph
 from calibration.pixels import to_pixels
 from runtime.errors import UsageError

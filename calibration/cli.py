@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,17 +12,22 @@ from typing import Any
 import click
 
 from calibration import options as parse
-from calibration.attacks import Attack, Igs, Pgd
-from calibration.crafting import ATTACKS
-from calibration.datasets import load_dataset
-from calibration.evaluation import EvaluationConfig, evaluate
+from calibration.adoption import Adoption
+from calibration.attacks.catalogue import ATTACKS, EPSILONS, grid
+from calibration.datasets import Dataset, load_dataset
+from calibration.drift import ALARM, check_drift
+from calibration.evaluation import evaluate
+from calibration.metrics import share
 from calibration.outcome_table import print_outcomes
+from calibration.planning import EvaluationConfig
 from calibration.results import Results
 from calibration.threats import DEFAULT_NAMES, NAMES
 from calibration.thresholds import CalibrationConfig
 from calibration.thresholds import calibrate as calibrate_file
 from runtime.atomic import atomic_output, check_output
 from runtime.cli import DEVICE, JSON, MODEL, THREADS
+from runtime.errors import GateFailed, UsageError
+from runtime.guard import Guard
 from runtime.terminal import print_json, print_table, printable, progress, stages
 
 _FILE = click.Path(path_type=Path)
@@ -49,11 +55,11 @@ class _Recorded(click.Command):
     "-a",
     "--attacks",
     multiple=True,
-    default=tuple(ATTACKS),
+    default=("fgs", "igs", "pgd"),
     show_default=True,
     metavar="NAME,...",
     callback=parse.names(*ATTACKS),
-    help="What to run.",
+    help=f"What to run: {', '.join(ATTACKS)}.",
 )
 @click.option(
     "--threat",
@@ -63,31 +69,42 @@ class _Recorded(click.Command):
     show_default=True,
     metavar="NAME,...",
     callback=parse.names(*NAMES),
-    help=f"What the attacker has: {' or '.join(NAMES)}.",
+    help=f"What the attacker has: {', '.join(NAMES)}.",
 )
 @click.option("--twin", type=_FILE, metavar="FILE.onnx", help="Undefended network, for the grey-box reading oracle.")
 @click.option("--unlocked", type=_FILE, metavar="FILE.onnx", help="Defended without the lock, for the reading z.")
-@click.option("--substitute", type=_FILE, metavar="FILE.onnx", help="The attacker's own network, for black-box.")
+@click.option(
+    "--substitute",
+    "substitutes",
+    type=_FILE,
+    multiple=True,
+    metavar="FILE.onnx",
+    help="The attacker's own network, any classifier, for black-box. May be given again.",
+)
 @click.option(
     "--epsilon",
-    "epsilons",
-    default="0.1,0.3",
-    show_default=True,
     metavar="NUMBER,...",
-    callback=parse.epsilons,
-    help="Largest change of a pixel in [0, 1].",
+    callback=parse.numbers,
+    show_default=",".join(map(str, EPSILONS)),
+    help="Largest change of a pixel in [0, 1], or of the whole image with --norm l2.",
 )
 @click.option(
-    "--steps",
-    type=int,
-    show_default=f"{Igs.steps} for igs, {Pgd.steps} for pgd",
-    help="Steps of iterative attacks.",
+    "--norm", type=click.Choice(["linf", "l2"]), help="How changes are measured.  [default: as the attack is]"
 )
-@click.option("--restarts", type=int, default=Pgd.restarts, show_default=True, help="Starts of pgd.")
+@click.option("--steps", type=int, help="Steps of iterative attacks.  [default: as the attack has it]")
+@click.option("--restarts", type=int, help="Starts of pgd and apgd.  [default: as the attack has it]")
+@click.option("--queries", type=int, help="Decisions an image may take.  [default: as the attack has it]")
+@click.option(
+    "--confidence", metavar="NUMBER,...", callback=parse.numbers, help="κ of cw: by how much to win.  [default: 0]"
+)
 @click.option("-n", type=int, default=1000, show_default=True, help="Size of the sample of test images.")
 @_SEED
 @click.option("--eight-bit", is_flag=True, help="Round attacked images to 8 bits, as a PNG would, before judging them.")
 @_SIZE
+@click.option("--input", "input_name", metavar="NAME", help="Of any other classifier: its images, float32 in [0, 1].")
+@click.option("--logits", metavar="NAME", help="Of any other classifier: its logits.")
+@click.option("--mean", metavar="NUMBER,...", callback=parse.numbers, help="What it wants subtracted from its images.")
+@click.option("--std", metavar="NUMBER,...", callback=parse.numbers, help="What it wants them divided by.")
 @click.option("-o", "--output", type=_FILE, default="results.json", show_default=True, help="Where the results go.")
 @DEVICE
 @THREADS
@@ -97,24 +114,29 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
     """Attack GUARD.onnx on test images of DATA and count what it lets through.
 
     An attack succeeds on an image when the guard accepts a wrong label. The results are written after every attack;
-    Ctrl-C keeps the finished ones, marked as incomplete.
+    Ctrl-C keeps the finished ones, marked as incomplete. Any other classifier is attacked when --input or --logits
+    names its tensors; all its answers count as accepted.
 
     Example: cmt attack guard.onnx --data mnist/ --twin model.oracle.onnx -o results.json
 
-    Example: cmt attack guard.onnx --data mnist/ -a igs --epsilon 8/255,0.3 --threat black-box --substitute s.onnx
+    Example: cmt attack guard.onnx --data mnist/ -a pgd,apgd,cw --epsilon 8/255,0.3 -n 200
+
+    Example: cmt attack resnet.onnx --logits output --mean .485,.456,.406 --std .229,.224,.225 --data photos/
     """
+    tuning = {name: options[name] for name in ("epsilon", "confidence")}
+    single = {name: options[name] for name in ("norm", "steps", "restarts", "queries")}
+    tuning |= {name: () if value is None else (value,) for name, value in single.items()}
     config = EvaluationConfig(
-        attacks=_attack_configs(
-            options["attacks"], epsilons=options["epsilons"], steps=options["steps"], restarts=options["restarts"]
-        ),
+        attacks=grid(options["attacks"], tuning),
+        adoption=_adoption(options),
         command=_command_line(ctx),
         **{
             name: options[name]
-            for name in ("threats", "twin", "unlocked", "substitute", "n", "seed", "eight_bit", "device", "threads")
+            for name in ("threats", "twin", "unlocked", "substitutes", "n", "seed", "eight_bit", "device", "threads")
         },
     )
     output: Path = options["output"]
-    check_output(output, options["model"], *config.files.values())
+    check_output(output, options["model"], *(path for paths in config.files.values() for path in paths))
     dataset = load_dataset(options["data"], size=options["size"])
     with stages() as stage, _keeping(output) as keep:
         results = evaluate(config, options["model"], dataset, progress=stage, on_cell=keep)
@@ -130,8 +152,11 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
 @MODEL
 @_DATA
 @click.option(
-    "--accept", "acceptance", type=float, required=True, metavar="SHARE", help="Of correctly classified images."
+    "--accept", "acceptance", type=float, metavar="SHARE", help="Of correctly classified images; not with --check."
 )
+@click.option("--per-class", is_flag=True, help="Keep the share of each class by itself.")
+@click.option("--check", is_flag=True, help="Set nothing: see whether new benign images are still accepted.")
+@click.option("--state", type=_FILE, metavar="FILE.json", help="What --check has seen so far, from run to run.")
 @click.option("-n", type=int, default=1000, show_default=True, help="Leave this many test images to `cmt attack -n`.")
 @_SEED
 @_SIZE
@@ -141,48 +166,93 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
 @DEVICE
 @THREADS
 @JSON
-def calibrate(
-    model: Path,
-    data: str,
-    acceptance: float,
-    n: int,
-    seed: int,
-    size: tuple[int, int] | None,
-    output: Path | None,
-    device: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
+def calibrate(model: Path, data: str, size: tuple[int, int] | None, check: bool, **options: Any) -> None:
     """Set the threshold of GUARD.onnx so that it accepts the given share of correctly classified images.
 
-    The threshold is the largest that does. It is measured on the test images of DATA that `cmt attack` with the same -n
-    and --seed does not touch.
+    The threshold is the largest with which the next correctly classified image is accepted with at least that
+    probability. It is measured on the test images of DATA that `cmt attack` with the same -n and --seed does not touch.
+
+    With --check nothing is set: all test images of DATA count as new ones, and the command ends with exit code 6 when
+    they show that the guard no longer accepts what it promised. It may be run every day.
 
     Example: cmt calibrate guard.onnx --data mnist/ --accept 0.99 -o calibrated.onnx
+
+    Example: cmt calibrate calibrated.onnx --data today/ --check --state drift.json
     """
-    config = CalibrationConfig(acceptance=acceptance, n=n, seed=seed)
-    target = output or model
+    if check == (options["acceptance"] is not None):
+        raise UsageError("calibrate: expected either --accept SHARE or --check, got both or none")
+    if not check and options["state"]:
+        raise UsageError("--state: expected --check beside it, got --accept; leave it out")
+    if check:
+        _check_drift(model, load_dataset(data, size=size), options)
+        return
+    _set_threshold(model, data, size, options)
+
+
+def _set_threshold(model: Path, data: str, size: tuple[int, int] | None, options: dict[str, Any]) -> None:
+    config = CalibrationConfig(**{name: options[name] for name in ("acceptance", "per_class", "n", "seed")})
+    target = options["output"] or model
     check_output(target)
     dataset = load_dataset(data, size=size)
     with progress("calibrating") as report:
-        found = calibrate_file(model, dataset, config, device=device, threads=threads, progress=report)
+        found = calibrate_file(
+            model, dataset, config, device=options["device"], threads=options["threads"], progress=report
+        )
     with atomic_output(target) as temporary:
         temporary.write_bytes(found.model)
-    if as_json:
+    if options["as_json"]:
         facts = {name: value for name, value in vars(found).items() if name != "model"}
-        print_json({"file": str(target), "acceptance": acceptance, **facts})
+        print_json({"file": str(target), "acceptance": config.acceptance, **facts})
         return
+    right, low_high = found.right, found.interval
     print_table(
         f"calibrated {model} -> {target}",
         [
             ("threshold", found.threshold),
-            ("accepted", f"{found.reached:.4f} of {found.right} correctly classified images, asked for {acceptance}"),
+            ("accepted", f"{found.reached:.4f} of {right} correctly classified images, asked for {config.acceptance}"),
+            ("95 % interval", f"{low_high[0]:.4f} to {low_high[1]:.4f}"),
+            (
+                "guaranteed",
+                f"the next one, with a probability of {config.acceptance}" + ", in each class" * config.per_class,
+            ),
             ("without a threshold", f"{found.reachable:.4f}"),
             ("held-out images", found.images),
             ("their digest", found.data),
         ],
     )
-    click.echo(_next("attack", target, "--data", data, "-n", n, "--seed", seed))
+    click.echo(_next("attack", target, "--data", data, "-n", config.n, "--seed", config.seed))
+
+
+def _check_drift(model: Path, dataset: Dataset, options: dict[str, Any]) -> None:
+    """Print what new images say of the promise, and fail when they contradict it."""
+    with Guard(model, device=options["device"], threads=options["threads"]) as guard, progress("checking") as report:
+        found = check_drift(guard, dataset, options["state"], progress=lambda done: report(done, len(dataset.test)))
+    facts = {
+        "acceptance": found.acceptance,
+        "right": found.right,
+        "accepted": found.accepted,
+        "evidence": found.log_evidence / math.log(10),
+        "alarm": math.log10(ALARM),
+        "drifted": found.drifted,
+    }
+    if options["as_json"]:
+        print_json(facts)
+    else:
+        interval = share(found.accepted, found.right) if found.right else None
+        print_table(
+            f"checked {model}",
+            [
+                ("promised", f"{found.acceptance} of correctly classified images"),
+                ("accepted so far", f"{found.accepted} of {found.right}"),
+                ("95 % interval", "none" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"),
+                ("evidence of a drift", f"10^{facts['evidence']:.2f}, an alarm at 10^{facts['alarm']:.0f}"),
+            ],
+        )
+    if found.drifted:
+        raise GateFailed(
+            f"{model}: expected {found.acceptance} of correctly classified images accepted, got {found.accepted} of "
+            f"{found.right}; the images have changed, calibrate on some of them or train again"
+        )
 
 
 @click.command()
@@ -218,12 +288,16 @@ def _keeping(output: Path) -> Iterator[Callable[[Results], None]]:
         raise
 
 
-def _attack_configs(
-    names: tuple[str, ...], *, epsilons: tuple[float, ...], steps: int | None, restarts: int
-) -> tuple[Attack[Any], ...]:
-    stepped = {} if steps is None else {"steps": steps}
-    given: dict[str, dict[str, Any]] = {"igs": stepped, "pgd": {**stepped, "restarts": restarts}}
-    return tuple(ATTACKS[name](epsilon=epsilon, **given.get(name, {})) for name in names for epsilon in epsilons)
+def _adoption(options: dict[str, Any]) -> Adoption | None:
+    """Return how to read a classifier that is no guard file, if the user said so."""
+    given = {
+        "input": options["input_name"],
+        "logits": options["logits"],
+        "mean": options["mean"],
+        "std": options["std"],
+    }
+    given = {name: value for name, value in given.items() if value}
+    return Adoption(**given) if given else None
 
 
 def _command_line(ctx: click.Context) -> str:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from calibration.attacks import Attack, AttackResult, Budget, Fgs, Igs, Pgd
+from calibration.attacks import Attack, AttackResult, Budget
 from calibration.attacks.attack import Report, Succeeded, Victim
 from runtime.errors import CmtError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-ATTACKS: Mapping[str, Callable[..., Attack[Any]]] = {kind.name: kind for kind in (Fgs, Igs, Pgd)}
-"""Every attack by its name."""
-
 _ROUNDING = 1e-6
 
 
 def craft(
-    attack: Attack[Any], victim: Victim, pixels: FloatArray, labels: IntArray, *, succeeded: Succeeded, report: Report
+    attack: Attack[Any],
+    victim: Victim,
+    pixels: FloatArray,
+    labels: IntArray,
+    *,
+    targets: IntArray | None = None,
+    succeeded: Succeeded,
+    report: Report,
 ) -> AttackResult:
     """Attack images, and check that the attack kept to its budget.
 
@@ -31,6 +34,7 @@ def craft(
         victim: What it differentiates or asks.
         pixels: ``(N, C, H, W)`` float32 in [0, 1], N at least 1.
         labels: True labels, ``(N,)`` integers in [0, K).
+        targets: Labels to reach, ``(N,)``, for a targeted attack.
         succeeded: Told attacked pixels and the rows of `pixels` they come from; returns which succeeded, ``(n,)`` bool.
         report: Told of ``(done, total)`` images.
 
@@ -39,7 +43,7 @@ def craft(
         ModelError: A gradient is not finite.
         CmtError: The attack left its budget.
     """
-    result = attack(victim, pixels, labels, succeeded=succeeded, report=report)
+    result = attack(victim, pixels, labels, targets=targets, succeeded=succeeded, report=report)
     check_budget(pixels, result.x_adv, budget=attack.budget)
     return result
 

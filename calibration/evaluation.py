@@ -11,27 +11,24 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from calibration.attacks import Attack, Budget
-from calibration.attacks.attack import BATCH_SIZE, LossAttack
+from calibration.attacks import Attack, Budget, Deployed, Gallery
+from calibration.attacks.attack import BATCH_SIZE, Victim
 from calibration.crafting import check_budget, craft
 from calibration.datasets import Dataset
 from calibration.examples import choose_rows, make_examples
 from calibration.gradients import GradientGraph
 from calibration.judge import Judge, classify, round_to_images
 from calibration.metrics import count, judge_outcomes, rate
-from calibration.objectives import Objective
 from calibration.pixels import to_images, to_pixels
+from calibration.planning import EvaluationConfig, Plan, make_plans
 from calibration.provenance import data_record, environment, model_record, parameters
 from calibration.results import Cell, Results, Score, SelfCheck, Source
-from calibration.threats import DEFAULT_NAMES, Role, Threat, choose_threats
-from runtime.artifact import Artifact, read_artifact
-from runtime.errors import UsageError
+from calibration.victims import open_victim
 from runtime.guard import Guard
 from runtime.verdicts import Verdicts
 
@@ -42,6 +39,8 @@ Progress = Callable[[str], Callable[[int, int], None]]
 """Announces a piece of work by name and returns what to tell of ``(done, total)``."""
 
 _CHECKED_IMAGES = 16
+_GALLERY_IMAGES = 1000
+"""Training images that an attacker who only asks has at hand."""
 
 
 def _silent(what: str) -> Callable[[int, int], None]:
@@ -50,59 +49,6 @@ def _silent(what: str) -> Callable[[int, int], None]:
 
 def _ignore(results: Results) -> None:
     pass
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """What to attack with, as whom, on how many images.
-
-    Attributes:
-        attacks: What to attack with; the objective of each is replaced by that of the threat.
-        threats: Names of threats, see `threats.NAMES`.
-        twin: The undefended exported network, for the reading ``oracle``.
-        unlocked: The defended network trained without the lock, for the reading ``z``.
-        substitute: A network of the attacker's own, for ``black-box``.
-        n: Size of the sample of test images, at least 1; all of them where there are fewer.
-        seed: What the sample is drawn with.
-        eight_bit: Whether attacked images are rounded to 8 bits, within the budget, before `Guard` judges them.
-        device: As for `Guard`.
-        threads: As for `Guard`.
-        command: What to run to repeat it, for the record.
-
-    Raises:
-        UsageError: Nothing to attack with, the same attack twice, or `n` below 1.
-    """
-
-    attacks: tuple[Attack[Any], ...]
-    threats: tuple[str, ...] = DEFAULT_NAMES
-    twin: Path | None = None
-    unlocked: Path | None = None
-    substitute: Path | None = None
-    n: int = 1000
-    seed: int = 0
-    eight_bit: bool = False
-    device: str = "auto"
-    threads: int | None = None
-    command: str = ""
-
-    def __post_init__(self) -> None:
-        """Check what the threats and attacks do not check themselves."""
-        if not self.attacks or len(set(self.attacks)) != len(self.attacks):
-            raise UsageError(f"attacks: expected one or more different ones, got {len(self.attacks)}; name each once")
-        if self.n < 1:
-            raise UsageError(f"-n: expected at least 1 image, got {self.n}")
-        if self.seed < 0:
-            raise UsageError(f"--seed: expected 0 or more, got {self.seed}")
-
-    @property
-    def files(self) -> dict[Role, Path]:
-        """The files beside the guard that were given, by role."""
-        given: dict[Role, Path | None] = {
-            "unlocked": self.unlocked,
-            "twin": self.twin,
-            "substitute": self.substitute,
-        }
-        return {role: path for role, path in given.items() if path is not None}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +62,7 @@ class _Target:
     pixels: FloatArray
     truth: IntArray
     benign: Verdicts
+    gallery: Gallery
 
 
 def evaluate(
@@ -128,8 +75,7 @@ def evaluate(
 ) -> Results:
     """Attack an exported file and count what became of every image.
 
-    The strongest threat comes first. Images are attacked in blocks of 128, each block with a seed one higher than the
-    one before it where the attack draws at random.
+    The strongest threat comes first.
 
     Args:
         config: What to do.
@@ -144,50 +90,43 @@ def evaluate(
         ModelError: A file is invalid, or cannot be differentiated.
         CmtError: An attack left its budget.
     """
-    artifact = read_artifact(guard)
-    threats = choose_threats(config.threats, config.files, rule=artifact.spec.rule)
-    files = {"guard": Path(guard), **config.files}
-    artifacts = {role: artifact if role == "guard" else read_artifact(path) for role, path in files.items()}
-    for role, path in files.items():
-        _check_role(role, path, artifacts[role])
-        dataset.require_classes(artifacts[role].spec.classes, owner=str(path))
-        dataset.require_shape(artifacts[role].spec.input_shape, owner=str(path))
-    options: dict[str, Any] = {"device": config.device, "threads": config.threads}
-    with Guard(guard, sha256=artifact.sha256, **options) as running:
-        target = _open_target(running, Judge(artifact, **options), dataset, config, progress)
+    opened = open_victim(guard, dataset, adoption=config.adoption)
+    plans = make_plans(config, opened, dataset)
+    with Guard(opened.artifact.model, **config.running) as running:
+        target = _open_target(running, Judge(opened.artifact, **config.running), dataset, config, progress)
         results = Results(
             complete=False,
             command=config.command,
-            model=model_record(guard, artifact),
+            model=model_record(opened),
             data=data_record(dataset, target.sample, seed=config.seed, eight_bit=config.eight_bit),
             environment=environment(device=running.device, threads=config.threads),
             self_check=(),
             benign=_score(target.benign, target.truth),
             cells=(),
         )
-        for threat in threats:
-            path, attacked = files[threat.role], artifacts[threat.role]
-            objective = threat.objective(artifact.spec.classmap)
-            graph = GradientGraph(attacked.model, of=objective.reads, **options)
-            results = replace(results, self_check=(*results.self_check, _self_check(path, graph, target.pixels)))
-            tensor = "+".join(objective.reads)
-            source = Source(file=str(path), digest=attacked.spec.digest, sha256=attacked.sha256, tensor=tensor)
-            for attack in (_aim(attack, objective) for attack in config.attacks):
-                cell = _cell(threat, source, graph, attack, target, eight_bit=config.eight_bit, progress=progress)
-                results = replace(results, cells=(*results.cells, cell))
-                on_cell(results)
+        for plan in plans:
+            for victim, attacks in _victims(plan, target, config):
+                if isinstance(victim, GradientGraph):
+                    check = _self_check(plan.source.file, victim, target.pixels)
+                    results = replace(results, self_check=(*results.self_check, check))
+                for attack in attacks:
+                    cell = _cell(plan, victim, attack, target, eight_bit=config.eight_bit, progress=progress)
+                    results = replace(results, cells=(*results.cells, cell))
+                    on_cell(results)
     return replace(results, complete=True)
 
 
-def _check_role(role: str, path: Path, artifact: Artifact) -> None:
-    spec = artifact.spec
-    if role == "twin" and spec.rule != "confidence":
-        raise UsageError(f"--twin {path}: expected an undefended file, got one with the rule {spec.rule}")
-    if role == "unlocked" and (spec.rule != "pair" or spec.recipe.get("lock", "none") != "none"):
-        raise UsageError(
-            f"--unlocked {path}: expected a defended file trained with --lock none, got the rule {spec.rule} "
-            f"and the lock {spec.recipe.get('lock')}"
-        )
+def _victims(
+    plan: Plan, target: _Target, config: EvaluationConfig
+) -> list[tuple[GradientGraph | Deployed, tuple[Attack[Any], ...]]]:
+    """Start what is attacked: the guard as it is deployed, or one gradient graph for each choice of logits."""
+    if plan.threat.asks:
+        return [(Deployed(target.guard, gallery=target.gallery), plan.attacks)]
+    by_logits: dict[tuple[str, ...], list[Attack[Any]]] = {}
+    for attack in plan.attacks:
+        by_logits.setdefault(attack.reads, []).append(attack)
+    model = plan.source.artifact.model
+    return [(GradientGraph(model, of=of, **config.running), tuple(attacks)) for of, attacks in by_logits.items()]
 
 
 def _open_target(guard: Guard, judge: Judge, dataset: Dataset, config: EvaluationConfig, progress: Progress) -> _Target:
@@ -195,6 +134,7 @@ def _open_target(guard: Guard, judge: Judge, dataset: Dataset, config: Evaluatio
     sample = test.sample(config.n, seed=config.seed)
     images = np.ascontiguousarray(test.images[sample])
     report = progress("benign images")
+    shown = dataset.train.sample(_GALLERY_IMAGES, seed=config.seed)
     return _Target(
         guard=guard,
         judge=judge,
@@ -203,13 +143,13 @@ def _open_target(guard: Guard, judge: Judge, dataset: Dataset, config: Evaluatio
         pixels=to_pixels(images),
         truth=test.labels[sample],
         benign=classify(guard, images, lambda done: report(done, len(images))),
+        gallery=Gallery(images=np.ascontiguousarray(dataset.train.images[shown]), labels=dataset.train.labels[shown]),
     )
 
 
 def _cell(
-    threat: Threat,
-    source: Source,
-    graph: GradientGraph,
+    plan: Plan,
+    victim: GradientGraph | Deployed,
     attack: Attack[Any],
     target: _Target,
     *,
@@ -217,14 +157,22 @@ def _cell(
     progress: Progress,
 ) -> Cell:
     """Craft, check, judge and count one attack under one threat."""
-    started = time.perf_counter()
+    started, threat = time.perf_counter(), plan.threat
     title = f"{threat.name} {threat.reading}: {attack.name}{_radius(attack)}"
 
     def succeeded(x_adv: FloatArray, rows: IntArray) -> BoolArray:
         verdicts = _judge(target, x_adv, rows, budget=attack.budget, eight_bit=eight_bit).verdicts
         return judge_outcomes(verdicts.labels, verdicts.accepted, target.truth[rows]).fooled
 
-    crafted = craft(attack, graph, target.pixels, target.truth, succeeded=succeeded, report=progress(title))
+    crafted = craft(
+        attack,
+        victim,
+        target.pixels,
+        target.truth,
+        targets=_runners_up(target) if "targets" in attack.inputs else None,
+        succeeded=succeeded,
+        report=progress(title),
+    )
     every = np.arange(len(target.truth))
     shown, judged, verdicts = _judge(target, crafted.x_adv, every, budget=attack.budget, eight_bit=eight_bit)
     check_budget(target.pixels, judged, budget=attack.budget)
@@ -239,7 +187,7 @@ def _cell(
         strength=threat.strength,
         attack=attack.name,
         parameters={**parameters(attack), "batch_size": BATCH_SIZE},
-        source=source,
+        source=_source(plan, victim, attack),
         counts=counts,
         rates=rate(counts),
         mean_l2=float(np.linalg.norm(change, axis=1).mean()),
@@ -247,6 +195,7 @@ def _cell(
         largest_linf=float(change.max()),
         zero_gradients=int(crafted.no_gradient.sum()),
         gradients_per_image=float(crafted.gradients.mean()),
+        queries_per_image=float(crafted.queries.mean()),
         seconds=time.perf_counter() - started,
         examples=make_examples(
             choose_rows(benign, outcomes),
@@ -258,20 +207,34 @@ def _cell(
     )
 
 
+def _source(plan: Plan, victim: Victim, attack: Attack[Any]) -> Source:
+    opened = plan.source
+    return Source(
+        file=opened.file,
+        digest=opened.artifact.spec.digest,
+        sha256=opened.sha256,
+        tensor="verdicts" if attack.asks else "+".join(attack.reads),
+        straight_through=isinstance(victim, GradientGraph) and victim.straight_through,
+    )
+
+
+def _runners_up(target: _Target) -> IntArray:
+    """Return the wrong label that the file finds likeliest on each benign image, ``(N,)``: what to reach first."""
+    logits = np.where(np.isfinite(target.benign.logits), target.benign.logits, -np.inf)
+    logits[np.arange(len(logits)), target.truth] = -np.inf
+    return np.asarray(logits.argmax(axis=1))
+
+
+def _radius(attack: Attack[Any]) -> str:
+    return "" if attack.budget is None else f", epsilon {attack.budget.epsilon:g}"
+
+
 class _Judged(NamedTuple):
     """Attacked images: as 8 bits, as the pixels that were judged, and the verdicts."""
 
     images: npt.NDArray[np.uint8]
     pixels: FloatArray
     verdicts: Verdicts
-
-
-def _aim(attack: Attack[Any], objective: Objective) -> Attack[Any]:
-    return replace(attack, objective=objective) if isinstance(attack, LossAttack) else attack
-
-
-def _radius(attack: Attack[Any]) -> str:
-    return "" if attack.budget is None else f", epsilon {attack.budget.epsilon:g}"
 
 
 def _judge(target: _Target, x_adv: FloatArray, rows: IntArray, *, budget: Budget | None, eight_bit: bool) -> _Judged:
@@ -287,8 +250,6 @@ def _score(verdicts: Verdicts, truth: IntArray) -> Score:
     return Score(counts=counts, rates=rate(counts))
 
 
-def _self_check(path: Path, graph: GradientGraph, pixels: FloatArray) -> SelfCheck:
+def _self_check(file: str, graph: GradientGraph, pixels: FloatArray) -> SelfCheck:
     found = graph.self_check(pixels[:_CHECKED_IMAGES])
-    return SelfCheck(
-        file=str(path), of=graph.of, relative_error=found.relative_error, images=found.images, seed=found.seed
-    )
+    return SelfCheck(file=file, of=graph.of, relative_error=found.relative_error, images=found.images, seed=found.seed)

@@ -7,12 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from calibration.gradient_forward import ForwardGraph
-from calibration.gradient_rules import differentiate
+from calibration.gradient_rules import check_supported, differentiate
 from calibration.gradient_tape import Tape
 from calibration.gradient_types import TensorType, infer_types, value_info
 from calibration.objectives import Objective
 
 _FLOAT = TensorType(element=TensorProto.FLOAT, dims=None)
+
+
+def check_differentiable(forward: ForwardGraph) -> None:
+    """Apply every rule once, so that what cannot be differentiated shows before anything runs.
+
+    Raises:
+        ModelError: A node has no rule, or its rule does not cover how it is used.
+    """
+    tape = forward.tape()
+    check_supported(tape, forward.of)
+    differentiate(tape, {name: tape.cotangent(cotangent_of(name)) for name in forward.of}, wrt=forward.wrt)
 
 
 def logits_model(forward: ForwardGraph) -> bytes:

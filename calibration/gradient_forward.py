@@ -4,34 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike, fspath
-from typing import Any
 
 import numpy as np
-import onnx
-from onnx import (
-    GraphProto,
-    ModelProto,
-    NodeProto,
-    TensorProto,
-    helper,
-    inliner,
-    numpy_helper,
-    version_converter,
-)
-from onnx.reference import ReferenceEvaluator
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from calibration.gradient_tape import Tape, attributes_of, described
-from calibration.gradient_types import BATCH, TensorType, declared_types, first_line, infer_types
+from calibration.gradient_operators import FLAT, QUANTIZED_RANGE, is_integer_arithmetic
+from calibration.gradient_reading import Model, constants_of, folded, opset_of, read_model
+from calibration.gradient_tape import FLOATS, Tape, attributes_of, described, listed
+from calibration.gradient_types import BATCH, TensorType, declared_types, infer_types
 from runtime.errors import ModelError, UsageError
 
 HEADS = ("logits", "robust_logits")
 """The logits an exported file of ours can have."""
 
-_OLDEST_OPSET = 18
 _FULL_IR_VERSION = 4
-
-Model = str | PathLike[str] | bytes | ModelProto
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +28,7 @@ class ForwardGraph:
         nodes: In topological order, with constants folded and ReLU moved behind the max-pooling that follows it.
         constants: Every initializer by name.
         types: What is known of each tensor.
-        active: The tensors that depend on `wrt`.
+        active: The tensors through which a gradient flows from `of` to `wrt`.
         wrt: The input to differentiate with respect to.
         of: The tensors to differentiate.
         opset: The version of the ``ai.onnx`` operators.
@@ -63,31 +49,14 @@ class ForwardGraph:
         """The batch axis of `wrt`: `BATCH`, or a number in a model that was exported for one batch size only."""
         return (self.types[self.wrt].dims or (None,))[0]
 
+    @property
+    def straight_through(self) -> bool:
+        """Whether a gradient passes rounded numbers, as if they had not been rounded."""
+        return any(node.op_type == "QuantizeLinear" and node.output[0] in self.active for node in self.nodes)
+
     def tape(self) -> Tape:
         """Start a tape with a copy of these nodes."""
-        return Tape(self.nodes, constants=self.constants, types=self.types, active=self.active, batch=self.batch)
-
-
-def read_model(model: Model) -> ModelProto:
-    """Read, check and inline a model, and bring its operators to a version the rules know.
-
-    Raises:
-        ModelError: It is not a valid ONNX model, or keeps its weights in other files.
-    """
-    try:
-        proto = _decode(model)
-        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in proto.graph.initializer):
-            raise ValueError("its weights are in other files, which only a path can lead to")
-        onnx.checker.check_model(proto)
-        if proto.functions:
-            proto = inliner.inline_local_functions(proto)
-        if _opset(proto) < _OLDEST_OPSET:
-            proto = version_converter.convert_version(proto, _OLDEST_OPSET)
-    except Exception as error:  # onnx raises its own errors, protobuf's and the system's, without a common base
-        raise ModelError(
-            f"expected an ONNX model, got {_title(model)}: {first_line(error)}; export it again"
-        ) from error
-    return proto
+        return Tape(self.nodes, constants=self.constants, types=self.types, active=self.active, wrt=self.wrt)
 
 
 def forward_graph(model: Model, *, wrt: str, of: Sequence[str] | None) -> ForwardGraph:
@@ -104,7 +73,7 @@ def forward_graph(model: Model, *, wrt: str, of: Sequence[str] | None) -> Forwar
     """
     proto = read_model(model)
     graph = proto.graph
-    constants = _constants(graph)
+    constants = constants_of(graph)
     nodes = [node for node in graph.node if node.op_type != "Constant"]
     types = declared_types(proto)
     produced = {*types, *(name for node in nodes for name in node.output)}
@@ -116,59 +85,23 @@ def forward_graph(model: Model, *, wrt: str, of: Sequence[str] | None) -> Forwar
         )
     nodes = _ancestors(nodes, heads, stop=wrt)
     nodes = list(_local_shapes(nodes, wrt, types, constants))
-    nodes = _ancestors(nodes, heads, stop=wrt)
-    nodes = _folded(nodes, constants)
+    nodes = _ancestors(folded(nodes, constants), heads, stop=wrt)
     _check_nodes(nodes, wrt, constants)
     nodes = _pooled_before_relu(nodes, heads)
     source = TensorType(element=types[wrt].element, dims=_batched(types[wrt].dims))
-    known = infer_types(nodes, constants, {wrt: source}, opset=_opset(proto))
-    _check_float(known, (wrt, *heads))
+    known = infer_types(nodes, constants, {wrt: source}, opset=opset_of(proto))
+    active = active_tensors(nodes, wrt, known)
+    _check_float(nodes, known, active, (wrt, *heads))
     return ForwardGraph(
         nodes=tuple(nodes),
         constants=constants,
         types=known,
-        active=frozenset(_descendants(nodes, wrt)),
+        active=frozenset(active),
         wrt=wrt,
         of=heads,
-        opset=_opset(proto),
+        opset=opset_of(proto),
         ir_version=max(proto.ir_version, _FULL_IR_VERSION),
     )
-
-
-def _decode(model: Model) -> ModelProto:
-    if isinstance(model, ModelProto):
-        return model
-    if isinstance(model, bytes):
-        return onnx.load_model_from_string(model)
-    return onnx.load(fspath(model))
-
-
-def _title(model: Model) -> str:
-    if isinstance(model, ModelProto):
-        return f"graph {model.graph.name!r}"
-    return f"{len(model)} bytes" if isinstance(model, bytes) else fspath(model)
-
-
-def _opset(model: ModelProto) -> int:
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-
-
-def _constants(graph: GraphProto) -> dict[str, TensorProto]:
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            value = next(iter(attributes_of(node).values()))
-            if not isinstance(value, TensorProto):
-                value = numpy_helper.from_array(np.asarray(value, np.float32 if _holds_floats(value) else np.int64))
-            named = TensorProto()
-            named.CopyFrom(value)
-            named.name = node.output[0]
-            constants[named.name] = named
-    return constants
-
-
-def _holds_floats(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, Sequence) and any(isinstance(item, float) for item in value))
 
 
 def _batched(dims: tuple[int | str | None, ...] | None) -> tuple[int | str | None, ...] | None:
@@ -191,8 +124,16 @@ def _ancestors(nodes: Sequence[NodeProto], of: Iterable[str], *, stop: str) -> l
     for node in reversed(nodes):
         if stop not in node.output and not wanted.isdisjoint(node.output):
             kept.append(node)
-            wanted.update(node.input)
+            wanted.update(_read_by(node))
     return kept[::-1]
+
+
+def _read_by(node: NodeProto) -> Iterator[str]:
+    """Return the tensors a node reads, those its branches and loop bodies read included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _read_by(inner)
 
 
 def _descendants(nodes: Iterable[NodeProto], source: str) -> set[str]:
@@ -203,20 +144,46 @@ def _descendants(nodes: Iterable[NodeProto], source: str) -> set[str]:
     return reached
 
 
+def active_tensors(nodes: Iterable[NodeProto], wrt: str, types: Mapping[str, TensorType]) -> set[str]:
+    """Return the tensors that vary smoothly with `wrt`: floats, and integers that QuantizeLinear made of floats.
+
+    A tensor of unknown type counts too, so that what made it is refused rather than passed over.
+    """
+    reached, integers = {wrt}, set[str]()
+    for node in nodes:
+        read = set(_read_by(node))
+        if node.op_type in FLAT or reached.isdisjoint(read):
+            continue
+        for name in node.output:
+            element = types[name].element if name in types else TensorProto.UNDEFINED
+            if node.op_type == "QuantizeLinear" or (element in QUANTIZED_RANGE and not integers.isdisjoint(read)):
+                integers.add(name)
+                reached.add(name)
+            elif element in FLOATS or element == TensorProto.UNDEFINED:
+                reached.add(name)
+    return reached
+
+
 def _local_shapes(
     nodes: Sequence[NodeProto], wrt: str, types: Mapping[str, TensorType], constants: dict[str, TensorProto]
 ) -> Iterator[NodeProto]:
-    """Take the batch size from `wrt` where a node takes it from a tensor before the cut."""
+    """Write fixed sizes down as constants; take the batch size from `wrt` where a node takes it from before the cut."""
     after = _descendants(nodes, wrt)
     batch = (types[wrt].dims or (None,))[0]
     for node in nodes:
         dims = types[node.input[0]].dims if node.op_type == "Shape" and node.input[0] in types else None
-        movable = dims is not None and batch is not None and dims[:1] == (batch,) and None not in dims
-        if node.op_type != "Shape" or node.input[0] in after or node.input[0] in constants or not movable:
+        if dims is None:
             yield node
             continue
         attributes = attributes_of(node)
-        sizes = (dims or ())[attributes.get("start", 0) : attributes.get("end")]
+        sizes = dims[attributes.get("start", 0) : attributes.get("end")]
+        if all(isinstance(size, int) for size in sizes):
+            constants[node.output[0]] = numpy_helper.from_array(np.array(sizes, dtype=np.int64), node.output[0])
+            continue
+        movable = batch is not None and dims[0] == batch and None not in dims
+        if node.input[0] in after or not movable:
+            yield node
+            continue
         parts = []
         for axis, size in enumerate(sizes):
             part = f"{node.output[0]}/axis_{axis}"
@@ -228,24 +195,16 @@ def _local_shapes(
         yield helper.make_node("Concat", parts, [node.output[0]], name=node.output[0], axis=0)
 
 
-def _folded(nodes: Sequence[NodeProto], constants: dict[str, TensorProto]) -> list[NodeProto]:
-    """Compute the nodes that depend on constants alone, and add their results to `constants`."""
-    kept = []
-    for node in nodes:
-        inputs = [name for name in node.input if name]
-        if inputs and all(name in constants for name in inputs):
-            values = {name: numpy_helper.to_array(constants[name]) for name in inputs}
-            for name, value in zip(node.output, ReferenceEvaluator(node).run(None, values), strict=False):
-                constants[name] = numpy_helper.from_array(np.asarray(value), name)
-        else:
-            kept.append(node)
-    return kept
-
-
 def _check_nodes(nodes: Sequence[NodeProto], wrt: str, constants: Mapping[str, TensorProto]) -> None:
+    integer = [described(node) for node in nodes if is_integer_arithmetic(node.domain, node.op_type)]
+    if integer:
+        raise ModelError(
+            f"expected a float graph, or one of QuantizeLinear and DequantizeLinear, got quantised nodes "
+            f"{listed(integer)}; attack its float twin instead"
+        )
     custom = [f"{node.domain}.{described(node)}" for node in nodes if node.domain not in ("", "ai.onnx")]
     if custom:
-        raise ModelError(f"expected plain ai.onnx operators, got {', '.join(custom[:8])}; export the model unoptimised")
+        raise ModelError(f"expected plain ai.onnx operators, got {listed(custom)}; export the model unoptimised")
     made = {wrt, "", *constants, *(name for node in nodes for name in node.output)}
     foreign = sorted({name for node in nodes for name in node.input} - made)
     if foreign:
@@ -254,13 +213,29 @@ def _check_nodes(nodes: Sequence[NodeProto], wrt: str, constants: Mapping[str, T
         )
 
 
-def _check_float(types: Mapping[str, TensorType], names: Iterable[str]) -> None:
-    for name in names:
+def _check_float(
+    nodes: Iterable[NodeProto], types: Mapping[str, TensorType], active: set[str], ends: Iterable[str]
+) -> None:
+    """Check that `ends` are float32, and every float between them."""
+    for name in ends:
         if name not in types:
             raise ModelError(f"expected the shape of {name!r} to follow from the input, got none; check the model")
         if types[name].element != TensorProto.FLOAT:
-            found = TensorProto.DataType.Name(types[name].element).lower()
-            raise ModelError(f"expected tensor {name!r} to be float32, got {found}; attack the model's float32 twin")
+            raise ModelError(
+                f"expected tensor {name!r} to be float32, got {_element(types[name])}; attack the model's float32 twin"
+            )
+    other = [
+        f"{_element(types[name])} of {described(node)}"
+        for node in nodes
+        for name in node.output
+        if name in active and name in types and types[name].element in FLOATS - {TensorProto.FLOAT}
+    ]
+    if other:
+        raise ModelError(f"expected float32 all the way, got {listed(other)}; attack the model's float32 twin")
+
+
+def _element(known: TensorType) -> str:
+    return str(TensorProto.DataType.Name(known.element)).lower()
 
 
 def _pooled_before_relu(nodes: Sequence[NodeProto], of: Sequence[str]) -> list[NodeProto]:

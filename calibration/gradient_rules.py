@@ -10,19 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from calibration import (
     gradient_rules_activation,
     gradient_rules_convolution,
     gradient_rules_elementwise,
+    gradient_rules_functions,
+    gradient_rules_indexing,
     gradient_rules_layout,
     gradient_rules_linear,
     gradient_rules_normalization,
     gradient_rules_pooling,
+    gradient_rules_quantization,
     gradient_rules_reduction,
+    gradient_rules_resampling,
 )
-from calibration.gradient_tape import Tape, described
+from calibration.gradient_operators import FLAT
+from calibration.gradient_tape import Tape, described, listed
+from calibration.gradient_types import TensorType
 from runtime.errors import ModelError
 
 Rule = Callable[[Tape, NodeProto, str], list[str | None]]
@@ -31,27 +37,16 @@ RULES: dict[str, Rule] = {
     **gradient_rules_activation.RULES,
     **gradient_rules_convolution.RULES,
     **gradient_rules_elementwise.RULES,
+    **gradient_rules_functions.RULES,
+    **gradient_rules_indexing.RULES,
     **gradient_rules_layout.RULES,
     **gradient_rules_linear.RULES,
     **gradient_rules_normalization.RULES,
     **gradient_rules_pooling.RULES,
+    **gradient_rules_quantization.RULES,
     **gradient_rules_reduction.RULES,
+    **gradient_rules_resampling.RULES,
 }
-
-# fmt: off
-FLAT = frozenset([
-    "And", "ArgMax", "ArgMin", "Ceil", "ConstantOfShape", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf",
-    "IsNaN", "Less", "LessOrEqual", "NonZero", "Not", "OneHot", "Or", "Range", "Round", "Shape", "Sign", "Size",
-    "Xor",
-])
-"""Operators whose derivative is zero wherever it exists."""
-
-QUANTIZED = frozenset([
-    "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul",
-    "QuantizeLinear",
-])
-"""Operators on integers that stand for floats."""
-# fmt: on
 
 
 def supported_operators() -> list[str]:
@@ -63,23 +58,18 @@ def check_supported(tape: Tape, of: Iterable[str]) -> None:
     """Check that every node between the differentiated tensor and the tensors `of` has a rule.
 
     Raises:
-        ModelError: Nodes are quantised or have no rule; all of them are named, with what is supported.
+        ModelError: Nodes have no rule; all of them are named, with what is supported.
     """
-    quantized = [described(node) for node in tape.forward if node.op_type in QUANTIZED]
-    if quantized:
-        raise ModelError(
-            f"expected a float graph, got quantised nodes {_listed(quantized)}; attack its float twin instead"
-        )
     reached, unsupported = set(of) & tape.active, list[str]()
     for node in reversed(tape.forward):
         if reached.isdisjoint(node.output) or node.op_type in FLAT:
             continue
-        reached.update(name for name in node.input if name in tape.active and tape.is_float(name))
+        reached.update(name for name in node.input if name in tape.active)
         if node.op_type not in RULES and node.op_type != "Split":
             unsupported.insert(0, described(node))
     if unsupported:
         raise ModelError(
-            f"expected operators with a gradient rule, got {_listed(unsupported)}; "
+            f"expected operators with a gradient rule, got {listed(unsupported)}; "
             f"supported are {', '.join(supported_operators())}"
         )
 
@@ -93,17 +83,26 @@ def differentiate(tape: Tape, seeds: Mapping[str, str], *, wrt: str) -> str:
         wrt: The tensor to differentiate with respect to.
 
     Raises:
-        ModelError: A node has no rule, or no seed depends on `wrt`.
+        ModelError: A node has no rule, or none for one of its inputs, or no seed depends on `wrt`.
     """
     pending = {name: [seed] for name, seed in seeds.items()}
     for node in reversed(list(tape.forward)):
         outputs = [name for name in node.output if name in pending and name in tape.active]
         if not outputs or node.op_type in FLAT:
             continue
-        for name, cotangent in zip(node.input, _apply(tape, node, pending), strict=False):
-            if cotangent is not None and name in tape.active and tape.is_float(name):
-                pending.setdefault(name, []).append(cotangent)
-                tape.types[cotangent] = tape.types[name]
+        cotangents = _apply(tape, node, pending)
+        for index, name in enumerate(node.input):
+            if name not in tape.active:
+                continue
+            cotangent = cotangents[index] if index < len(cotangents) else None
+            if cotangent is None:
+                raise ModelError(
+                    f"expected input {index} of {described(node)} not to depend on {wrt!r}, got {name!r}, which does; "
+                    "there is no gradient rule for it"
+                )
+            pending.setdefault(name, []).append(cotangent)
+            if name in tape.types:
+                tape.types[cotangent] = TensorType(element=TensorProto.FLOAT, dims=tape.types[name].dims)
     if wrt not in pending:
         raise ModelError(
             f"expected {sorted(seeds)} to depend on {wrt!r}, got a graph where none does; choose another `wrt`"
@@ -124,7 +123,3 @@ def _apply(tape: Tape, node: NodeProto, pending: Mapping[str, list[str]]) -> lis
 
 def _total(tape: Tape, cotangents: list[str]) -> str:
     return cotangents[0] if len(cotangents) == 1 else tape.op("Sum", *cotangents)
-
-
-def _listed(titles: list[str]) -> str:
-    return ", ".join(titles[:8]) + (f" and {len(titles) - 8} more" if len(titles) > 8 else "")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from onnx import NodeProto, TensorProto
 
-from calibration.gradient_rules_activation import step
-from calibration.gradient_tape import Tape
+from calibration.gradient_rules_activation import above, below, between
+from calibration.gradient_tape import Tape, described
+from runtime.errors import ModelError
 
 
 def _negate(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
@@ -18,8 +20,11 @@ def _pass(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
     return [grad]
 
 
-def _cast(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
-    return [tape.op("Cast", grad, to=tape.types[node.input[0]].element)]
+def _dropout(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    training = tape.optional_input(node, 2)
+    if training is not None and training.item():
+        raise ModelError(f"expected {described(node)} at inference, got training mode; export it with model.eval()")
+    return [grad]
 
 
 def _add(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
@@ -46,11 +51,35 @@ def _div(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
     return [left, _to_operand(tape, node, b, grad, "Mul", slope)]
 
 
+def _mean(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    return _add(tape, node, tape.op("Mul", grad, tape.constant(1.0 / len(node.input))))
+
+
+def _mod(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    return [_to_operand(tape, node, node.input[0], grad), None]
+
+
 def _pow(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
-    base, power = node.input[0], tape.constant_input(node, 1)
-    lower = tape.op("Pow", base, tape.constant(power - 1.0))
-    slope = tape.op("Mul", lower, tape.constant(power))
-    return [_to_operand(tape, node, base, grad, "Mul", slope), None]
+    """Return y · log(base) for the exponent, and 0 where the base is 0, as torch does."""
+    base, power = node.input
+    left = right = None
+    if base in tape.active:
+        left = _to_operand(tape, node, base, grad, "Mul", _pow_slope(tape, base, power))
+    if power in tape.active:
+        zero = tape.constant(0.0)
+        log = tape.op("Where", tape.op("Equal", base, zero), zero, tape.op("Log", base))
+        right = _to_operand(tape, node, power, grad, "Mul", tape.op("Mul", node.output[0], log))
+    return [left, right]
+
+
+def _pow_slope(tape: Tape, base: str, power: str) -> str:
+    value = tape.value(power)
+    if value is None:
+        lower = tape.op("Pow", base, tape.op("Sub", power, tape.constant(1.0)))
+        return tape.op("Mul", lower, power)
+    # x^0 is constant: written as 0 · x^0, not as 0 · x^-1, which is not a number at x = 0.
+    lower = tape.op("Pow", base, tape.constant(np.where(value == 0, 0.0, value - 1.0)))
+    return tape.op("Mul", lower, tape.constant(value))
 
 
 def _extremum(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
@@ -66,13 +95,23 @@ def _extremum(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
 
 
 def _clip(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
-    """Pass the cotangent where the input is strictly inside its bounds."""
-    x = node.input[0]
-    for index, bound in enumerate(node.input[1:]):
-        if bound:
-            distance = tape.op("Sub", x, bound) if index == 0 else tape.op("Sub", bound, x)
-            grad = tape.op("Mul", grad, step(tape, distance))
-    return [grad]
+    """Pass the cotangent inside the bounds and on them, as torch does; beyond a bound it is that bound's."""
+    x, bounds = node.input[0], list(node.input[1:])
+    known = [tape.value(bound) for bound in bounds if bound]
+    if all(value is not None for value in known):
+        low, high = (
+            tape.constant_input(node, index).item() if bound else default
+            for index, bound, default in zip((1, 2), [*bounds, "", ""], (-np.inf, np.inf), strict=False)
+        )
+        for mask in between(tape, x, low, high):
+            grad = tape.op("Mul", grad, mask)
+        return [grad]
+    inside, cotangents = grad, list[str | None]()
+    for bound, beyond in zip(bounds, (below, above), strict=False):
+        outside = beyond(tape, tape.op("Sub", x, bound))
+        inside = tape.op("Mul", inside, tape.op("Sub", tape.constant(1.0), outside))
+        cotangents.append(_to_operand(tape, node, bound, grad, "Mul", outside))
+    return [inside, *cotangents]
 
 
 def _where(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
@@ -92,13 +131,16 @@ def _to_operand(tape: Tape, node: NodeProto, name: str, grad: str, op_type: str 
 
 RULES = {
     "Add": _add,
-    "Cast": _cast,
+    "Cast": _pass,
+    "CastLike": _pass,
     "Clip": _clip,
     "Div": _div,
-    "Dropout": _pass,
+    "Dropout": _dropout,
     "Identity": _pass,
     "Max": _extremum,
+    "Mean": _mean,
     "Min": _extremum,
+    "Mod": _mod,
     "Mul": _mul,
     "Neg": _negate,
     "Pow": _pow,

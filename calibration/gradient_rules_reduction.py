@@ -1,12 +1,16 @@
-"""Reverse rules of reductions and of the soft maximum."""
+"""Reverse rules of reductions, running sums and the soft maximum."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
+import numpy as np
 from onnx import NodeProto, TensorProto
 
 from calibration.gradient_tape import Tape, attributes_of
+
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def _reduced_axes(tape: Tape, node: NodeProto) -> list[int]:
@@ -31,8 +35,20 @@ def _sum(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
 
 
 def _mean(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
-    count = math.prod(tape.static_dims(node.input[0], _reduced_axes(tape, node)))
-    return [tape.expand_like(tape.op("Mul", _spread(tape, node, grad), tape.constant(1.0 / count)), node.input[0])]
+    share = mean_share(tape, node, _reduced_axes(tape, node))
+    return [tape.expand_like(tape.op("Mul", _spread(tape, node, grad), share), node.input[0])]
+
+
+def mean_share(tape: Tape, node: NodeProto, axes: Iterable[int]) -> str:
+    """Append one over the number of elements that a mean over `axes` takes together, known beforehand or not."""
+    sizes = [tape.dims(node.input[0])[axis] for axis in axes]
+    counts = [size for size in sizes if isinstance(size, int)]
+    if len(counts) == len(sizes):
+        return tape.constant(1.0 / math.prod(counts))
+    after, before = (
+        tape.op("Cast", tape.op("Size", name), to=TensorProto.FLOAT) for name in (node.output[0], node.input[0])
+    )
+    return tape.op("Div", after, before)
 
 
 def _extremum(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
@@ -53,8 +69,32 @@ def _l1(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
 
 
 def _l2(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
-    unit = tape.op("Div", node.input[0], _spread(tape, node, node.output[0]))
-    return [tape.op("Mul", _spread(tape, node, grad), unit)]
+    """Return the direction of the input, and 0 where the input is 0, as torch does."""
+    length = tape.op("Max", _spread(tape, node, node.output[0]), tape.constant(_TINY))
+    return [tape.op("Mul", _spread(tape, node, grad), tape.op("Div", node.input[0], length))]
+
+
+def _log_sum(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    share = tape.op("Div", grad, tape.op("Exp", node.output[0]))
+    return [tape.expand_like(_spread(tape, node, share), node.input[0])]
+
+
+def _product(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    """Return the product of all other factors: zeros are taken out, and counted."""
+    x, axes = node.input[0], tape.ints(*_reduced_axes(tape, node))
+    zero = tape.op("Equal", x, tape.constant(0.0))
+    factors = tape.op("Where", zero, tape.constant(1.0), x)
+    others = tape.op("Div", tape.op("ReduceProd", factors, axes, keepdims=1), factors)
+    own = tape.op("Cast", zero, to=TensorProto.FLOAT)
+    other_zeros = tape.op("Sub", tape.op("ReduceSum", own, axes, keepdims=1), own)
+    none = tape.op("Cast", tape.op("Less", other_zeros, tape.constant(0.5)), to=TensorProto.FLOAT)
+    return [tape.op("Mul", _spread(tape, node, grad), tape.op("Mul", others, none))]
+
+
+def _cumulative_sum(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    attributes = attributes_of(node)
+    exclusive, reverse = attributes.get("exclusive", 0), attributes.get("reverse", 0)
+    return [tape.op("CumSum", grad, node.input[1], exclusive=exclusive, reverse=1 - reverse)]
 
 
 def _log_sum_exp(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
@@ -75,13 +115,16 @@ def _log_softmax(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
 
 
 RULES = {
+    "CumSum": _cumulative_sum,
     "LogSoftmax": _log_softmax,
     "ReduceL1": _l1,
     "ReduceL2": _l2,
+    "ReduceLogSum": _log_sum,
     "ReduceLogSumExp": _log_sum_exp,
     "ReduceMax": _extremum,
     "ReduceMean": _mean,
     "ReduceMin": _extremum,
+    "ReduceProd": _product,
     "ReduceSum": _sum,
     "ReduceSumSquare": _sum_square,
     "Softmax": _softmax,

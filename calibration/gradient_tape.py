@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from calibration.gradient_operators import FLAT
 from calibration.gradient_types import TensorType
 from runtime.errors import ModelError
 
 Array = npt.NDArray[Any]
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
+"""The element types of numbers a gradient flows through."""
 
 
 class Tape:
@@ -32,10 +34,11 @@ class Tape:
         constants: Mapping[str, TensorProto],
         types: Mapping[str, TensorType],
         active: Iterable[str],
-        batch: int | str | None,
+        wrt: str,
     ) -> None:
-        """Copy the forward `nodes`; `active` names the tensors that depend on the one being differentiated."""
-        self.batch = batch
+        """Copy the forward `nodes`; `active` names the tensors that depend on `wrt`, the one being differentiated."""
+        self.wrt = wrt
+        self.batch = (types[wrt].dims or (None,))[0]
         self.forward = [_copy(node) for node in nodes]
         self.reverse: list[NodeProto] = []
         self.constants = dict(constants)
@@ -44,6 +47,7 @@ class Tape:
         self.inputs: dict[str, TensorType] = {}
         self._carriers: set[str] = set()
         self._shapes: dict[str, str] = {}
+        self._count_of_images = ""
         self._count = 0
 
     def input(self, name: str, *dims: int | str | None) -> str:
@@ -66,7 +70,7 @@ class Tape:
         node = helper.make_node(op_type, list(inputs), names, name=names[0], **attributes)
         if self._carriers.isdisjoint(inputs):
             self.forward.append(node)
-            if not self.active.isdisjoint(inputs):
+            if op_type not in FLAT and not self.active.isdisjoint(inputs):
                 self.active.update(names)
         else:
             self.reverse.append(node)
@@ -86,12 +90,30 @@ class Tape:
         return self.constant(list(values), np.int64)
 
     def shape(self, name: str) -> str:
-        """Return the name of the int64 shape of `name`, computed once."""
+        """Return the name of the int64 shape of `name`, computed once.
+
+        Where only the batch size is unknown it is taken from `wrt`: ONNX Runtime rearranges a tensor for Shape, if it
+        holds it in a blocked layout.
+        """
         if name not in self._shapes:
-            output = self._fresh("shape")
-            self.forward.append(helper.make_node("Shape", [name], [output], name=output))
-            self._shapes[name] = output
+            dims = self.types[name].dims if name in self.types else None
+            sizes = [size for size in dims or () if isinstance(size, int)]
+            if dims is not None and len(sizes) == len(dims):
+                self._shapes[name] = self.ints(*sizes)
+            elif (
+                dims is not None and isinstance(dims[0], str) and dims[0] == self.batch and len(sizes) == len(dims) - 1
+            ):
+                self._shapes[name] = self.per_image(*sizes)
+            else:
+                self._shapes[name] = self.op("Shape", name)
         return self._shapes[name]
+
+    def per_image(self, *sizes: int) -> str:
+        """Append the int64 shape ``(N, *sizes)``, with the batch size of `wrt`."""
+        if not self._count_of_images:
+            self._count_of_images = self.op("Shape", self.wrt, start=0, end=1)
+        count = self._count_of_images
+        return self.op("Concat", count, self.ints(*sizes), axis=0) if sizes else count
 
     def value(self, name: str) -> Array | None:
         """Return the value of a constant, or None when `name` is computed at run time."""
@@ -119,14 +141,6 @@ class Tape:
         """
         return self.constant_input(node, index) if len(node.input) > index and node.input[index] else None
 
-    def is_float(self, name: str) -> bool:
-        """Return whether `name` holds floating-point numbers, through which cotangents flow.
-
-        Raises:
-            ModelError: Its type is not known.
-        """
-        return self._type(name).element in _FLOATS
-
     def dims(self, name: str) -> tuple[int | str | None, ...]:
         """Return what is known of the axes of `name`.
 
@@ -153,6 +167,17 @@ class Tape:
                 "export the model with only the batch axis symbolic"
             )
         return numbers
+
+    def free_dims(self, name: str) -> list[int]:
+        """Return the sizes of all axes as Reshape takes them, with -1 for the one that is not a number.
+
+        Raises:
+            ModelError: More than one is not a number.
+        """
+        dims = self.dims(name)
+        free = [axis for axis, size in enumerate(dims) if not isinstance(size, int)]
+        fixed = self.static_dims(name, [axis for axis in range(len(dims)) if axis not in free[:1]])
+        return [*fixed[: free[0]], -1, *fixed[free[0] :]] if free else fixed
 
     def reshape_like(self, tensor: str, like: str) -> str:
         """Append a Reshape of `tensor` to the shape of `like`."""
@@ -197,7 +222,8 @@ class Tape:
 
     def _fresh(self, stem: str) -> str:
         self._count += 1
-        return f"grad/{stem}_{self._count}"
+        name = f"grad/{stem}_{self._count}"
+        return self._fresh(stem) if name in self.types or name in self.constants else name
 
 
 def _copy(node: NodeProto) -> NodeProto:
@@ -209,6 +235,11 @@ def _copy(node: NodeProto) -> NodeProto:
 def described(node: NodeProto) -> str:
     """Name a node in a message."""
     return f"{node.op_type} {node.name or node.output[0]!r}"
+
+
+def listed(titles: Sequence[str]) -> str:
+    """Join the first eight titles, and say how many more there are."""
+    return ", ".join(titles[:8]) + (f" and {len(titles) - 8} more" if len(titles) > 8 else "")
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:

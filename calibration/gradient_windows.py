@@ -64,3 +64,28 @@ def window_of(tape: Tape, node: NodeProto, *, kernel: Sequence[int]) -> Window:
     small, large = tuple(total // 2 for total in totals), tuple(total - total // 2 for total in totals)
     begin, end = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
     return Window(kernel=tuple(kernel), strides=strides, dilations=dilations, begin=begin, end=end)
+
+
+def transposed_window_of(tape: Tape, node: NodeProto, *, kernel: Sequence[int]) -> Window:
+    """Read the window of a ConvTranspose; it slides over the node's output, and its pads cut that output.
+
+    ``end`` is what makes the sizes agree: output padding is negative there.
+
+    Raises:
+        ModelError: The image sizes are not known.
+    """
+    attributes = attributes_of(node)
+    rank = len(kernel)
+    strides = tuple(attributes.get("strides") or [1] * rank)
+    dilations = tuple(attributes.get("dilations") or [1] * rank)
+    begin = tuple(attributes.get("pads") or [0] * 2 * rank)[:rank]
+    bare = Window(kernel=tuple(kernel), strides=strides, dilations=dilations, begin=begin, end=begin)
+    inputs, outputs = tape.static_dims(node.input[0], bare.axes), tape.static_dims(node.output[0], bare.axes)
+    reach = [(size - 1) * stride + extent for size, stride, extent in zip(inputs, strides, bare.extent, strict=True)]
+    auto_pad = attributes.get("auto_pad", "NOTSET")
+    if "output_shape" in attributes or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        extra = attributes.get("output_padding") or [0] * rank
+        totals = [width + more - size for width, more, size in zip(reach, extra, outputs, strict=True)]
+        begin = tuple(max(0, total) // 2 if auto_pad == "SAME_UPPER" else -(-max(0, total) // 2) for total in totals)
+    end = tuple(width - size - first for width, size, first in zip(reach, outputs, begin, strict=True))
+    return Window(kernel=tuple(kernel), strides=strides, dilations=dilations, begin=begin, end=end)

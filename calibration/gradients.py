@@ -7,6 +7,7 @@ with a symbolic batch axis, and ONNX Runtime runs it on any of its devices.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from calibration.gradient_assembly import (
+    check_differentiable,
     cotangent_of,
     jacobian_model,
     logits_model,
@@ -22,8 +24,9 @@ from calibration.gradient_assembly import (
     vjp_model,
 )
 from calibration.gradient_check import GradientCheck, check_gradient
-from calibration.gradient_forward import ForwardGraph, Model, forward_graph
-from calibration.gradient_rules import check_supported
+from calibration.gradient_forward import ForwardGraph, forward_graph
+from calibration.gradient_reading import Model
+from calibration.gradient_unrounded import unrounded
 from calibration.objectives import Objective, one_hot
 from runtime.errors import UsageError
 from runtime.session import create_session
@@ -56,6 +59,9 @@ class GradientGraph:
         of: The logits tensors it differentiates.
         shape: The axes of `wrt` behind the batch axis, ``(C, H, W)`` for images; None where the size is free.
         classes: K of each logits tensor.
+        straight_through: Whether the model rounds to integers on the way (QuantizeLinear, DequantizeLinear). Its true
+            gradient is zero almost everywhere; derivatives are then those of the straight-through estimator, which
+            passes where the integers can represent the value, and results must say so.
     """
 
     def __init__(
@@ -78,7 +84,8 @@ class GradientGraph:
             threads: As for `Guard`.
 
         Raises:
-            ModelError: The model is invalid, quantised, or has an operator without a gradient rule.
+            ModelError: The model is invalid, not float32, computes on integers, or has an operator without a gradient
+                rule.
             UsageError: The model has no tensor of that name.
         """
         self._forward = forward_graph(model, wrt=wrt, of=of)
@@ -87,7 +94,8 @@ class GradientGraph:
         self.wrt, self.of = wrt, self._forward.of
         self.shape = (self._forward.types[wrt].dims or ())[1:]
         self.classes = {name: _classes(self._forward, name) for name in self.of}
-        check_supported(self._forward.tape(), self.of)
+        self.straight_through = self._forward.straight_through
+        check_differentiable(self._forward)
 
     def logits(self, x: FloatArray) -> dict[str, FloatArray]:
         """Return the logits, each ``(N, K)`` float32.
@@ -185,9 +193,14 @@ class GradientGraph:
     def self_check(self, x: FloatArray, *, seed: int = 0) -> GradientCheck:
         """Compare the gradient with central differences of the graph's own logits at `x`, ``(N, C, H, W)`` float32.
 
-        See `calibration.gradient_check.check_gradient`.
+        See `calibration.gradient_check.check_gradient`. Where gradients go straight through rounding, both are taken
+        without it.
         """
-        return check_gradient(self.logits, self.vjp, x, seed=seed)
+        smooth = self
+        if self.straight_through:
+            smooth = copy(self)
+            smooth._forward, smooth._sessions = unrounded(self._forward), {}
+        return check_gradient(smooth.logits, smooth.vjp, x, seed=seed)
 
     def _heads(self, names: Mapping[str, object] | Sequence[str]) -> tuple[str, ...]:
         unknown = [name for name in names if name not in self.classes]

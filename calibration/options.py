@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import click
@@ -35,17 +36,17 @@ def names(*choices: str) -> Callable[[click.Context, click.Parameter, tuple[str,
     return parse
 
 
-def epsilons(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
-    """Return a list of distinct budgets in [0, 1], written as decimals or fractions such as ``8/255``."""
-    return tuple(dict.fromkeys(_epsilon(part, ctx, param) for part in value.split(",")))
+def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
+    """Return a list of numbers of at least 0, written as decimals or fractions such as ``8/255``; none from None."""
+    return () if value is None else tuple(_number(part, ctx, param) for part in value.split(","))
 
 
-def _epsilon(text: str, ctx: click.Context, param: click.Parameter) -> float:
+def _number(text: str, ctx: click.Context, param: click.Parameter) -> float:
     above, _, below = text.partition("/")
     try:
         number = float(above) / float(below or 1)
     except (ValueError, ZeroDivisionError):
         number = -1.0
-    if not 0 <= number <= 1:
-        raise click.BadParameter(f"expected numbers in [0, 1] such as 0.1 or 8/255, got {text!r}", ctx, param)
+    if not 0 <= number < math.inf:
+        raise click.BadParameter(f"expected numbers of at least 0 such as 0.1 or 8/255, got {text!r}", ctx, param)
     return number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,17 +12,18 @@ import numpy.typing as npt
 
 from calibration.datasets import Dataset
 from calibration.results import DataRecord, Environment, ModelRecord
-from runtime.artifact import Artifact
+from calibration.victims import Opened
 from runtime.cpus import usable_cpus
 
 
-def model_record(file: str | os.PathLike[str], artifact: Artifact) -> ModelRecord:
-    """Return the record of a checked guard file, named as the user named it."""
+def model_record(opened: Opened) -> ModelRecord:
+    """Return the record of a checked file."""
+    artifact = opened.artifact
     document = artifact.spec.to_document()
     shared = {field.name: document[field.name] for field in dataclasses.fields(ModelRecord) if field.name in document}
     shared["classes"] = artifact.spec.classes
     shared["classmap"] = artifact.spec.classmap
-    return ModelRecord(file=os.fspath(file), sha256=artifact.sha256, graph=artifact.graph, **shared)
+    return ModelRecord(file=opened.file, sha256=opened.sha256, graph=artifact.graph, **shared)
 
 
 def data_record(dataset: Dataset, sample: npt.NDArray[np.int64], *, seed: int, eight_bit: bool) -> DataRecord:

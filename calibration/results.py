@@ -140,13 +140,15 @@ class Source:
         file: The path as it was named.
         digest: Digest of graph and metadata.
         sha256: SHA-256 of the file.
-        tensor: The logits tensors the objective reads, joined by ``+``.
+        tensor: The logits tensors the attack reads, joined by ``+``; ``verdicts`` where it only asks.
+        straight_through: Whether gradients pass through the roundings of a quantised file as if they were not there.
     """
 
     file: str
     digest: str
     sha256: str
     tensor: str
+    straight_through: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +207,7 @@ class Cell:
         largest_linf: Largest L-infinity norm.
         zero_gradients: Images whose every gradient was zero in every pixel: they were not attacked at all.
         gradients_per_image: Mean number of gradients an image took.
+        queries_per_image: Mean number of decisions an image took.
         seconds: Time spent on crafting and judging.
         examples: At most a dozen pictures.
     """
@@ -223,6 +226,7 @@ class Cell:
     largest_linf: float
     zero_gradients: int
     gradients_per_image: float
+    queries_per_image: float
     seconds: float
     examples: tuple[Example, ...]
 

@@ -44,7 +44,15 @@ def stamp(model: onnx.ModelProto, document: Mapping[str, Any]) -> bytes:
 
 
 def set_threshold(
-    model: bytes, threshold: float, *, data: str, images: int, acceptance: float, reached: float
+    model: bytes,
+    threshold: float,
+    *,
+    data: str,
+    images: int,
+    acceptance: float,
+    per_class: bool,
+    reached: float,
+    interval: tuple[float, float],
 ) -> bytes:
     """Return the file with another threshold and the record of how it was found.
 
@@ -53,8 +61,10 @@ def set_threshold(
         threshold: Smallest confidence to accept, in [0, 1]; rounded to float32.
         data: SHA-256 of the held-out benign images it was measured on.
         images: How many they were.
-        acceptance: The share of correctly classified images that was asked for, in (0, 1].
+        acceptance: The share of correctly classified images that was asked for, in (0, 1).
+        per_class: Whether for each class by itself.
         reached: The share that this threshold accepts.
+        interval: Its exact 95 % interval.
 
     Raises:
         ModelError: `model` is no valid guard file.
@@ -75,7 +85,9 @@ def set_threshold(
         "data": data,
         "images": images,
         "acceptance": acceptance,
+        "per_class": per_class,
         "reached": reached,
+        "interval": list(interval),
         "precision": spec.precision,
         "graph": graph_digest(proto.SerializeToString(deterministic=True)),
     }

@@ -2,34 +2,27 @@
 
 A threat is data. `evaluation` crafts what it says and judges the outcome by the shipped rule, whatever the attacker
 knew: an attack succeeds on an image when the guard accepts a wrong label within the budget. Attacks know nothing of
-threats.
+threats; `aim` points one at what a threat allows it to know.
 
 Source: section 2.2 of the paper; its one "grey-box" is read in three ways, all of which are reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from calibration.objectives import CROSS_ENTROPY, Objective
-from calibration.objectives_rule import Classmap, WrongConfidence
+from calibration.attacks import Attack
+from calibration.attacks.attack import LossAttack
+from calibration.objectives import CrossEntropy, Objective
+from calibration.objectives_margin import Margin, PairMargin, SummedMargins
+from calibration.objectives_rule import TargetConfidence, WrongConfidence
 from runtime.errors import UsageError
+from runtime.spec import GuardSpec
 
 Role = Literal["guard", "unlocked", "twin", "substitute"]
-
-
-def _label(classmap: Classmap) -> Objective:
-    """Return what an attacker ascends who knows of no rule: any wrong label."""
-    del classmap
-    return CROSS_ENTROPY
-
-
-def _verdict(classmap: Classmap) -> Objective:
-    """Return what an attacker ascends who knows the rule: any wrong label that is accepted."""
-    return WrongConfidence(classmap=classmap)
+Goal = Literal["label", "verdict", "eq-10"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +33,13 @@ class Threat:
         name: The name it is asked for by.
         reading: Which reading of that name.
         knows: What the attacker has, in one sentence.
-        role: The file that is differentiated.
-        objective: What is ascended on it, given the Classmap of the guard; the tensors it reads are differentiated.
+        role: The file that is differentiated, or asked.
+        goal: ``label``: any wrong label, by an attacker who knows of no rule; ``verdict``: any wrong label that the
+            rule accepts; ``eq-10``: the sum of both heads' losses that the paper attacks with.
+        logits: The tensor that plays Z*.
+        asks: Whether the attacker sees decisions only.
         rule: The rule the guard must have for this reading; None where any will do.
+        locked: Whether the guard must have a gradient lock for this reading.
         adaptive: Whether the reject rule is part of the objective.
         strength: Order of the threats, higher is stronger; adaptive ones stand before all others whatever it is.
     """
@@ -51,8 +48,11 @@ class Threat:
     reading: str
     knows: str
     role: Role
-    objective: Callable[[Classmap], Objective]
+    goal: Goal = "label"
+    logits: str = "logits"
+    asks: bool = False
     rule: str | None = None
+    locked: bool = False
     adaptive: bool = False
     strength: int
 
@@ -63,7 +63,7 @@ THREATS = (
         reading="pair",
         knows="The guard itself, both heads, the Classmap and the rule: every image must say t and M[t] at once.",
         role="guard",
-        objective=_verdict,
+        goal="verdict",
         rule="pair",
         adaptive=True,
         strength=40,
@@ -73,17 +73,48 @@ THREATS = (
         reading="confidence",
         knows="The guard itself and the rule of its single head: every image must be confidently wrong.",
         role="guard",
-        objective=_verdict,
+        goal="verdict",
         rule="confidence",
         adaptive=True,
         strength=39,
+    ),
+    Threat(
+        name="pre-lock",
+        reading="pair",
+        knows="The same, with gradients from before the gradient lock: finds more where the lock hides gradients.",
+        role="guard",
+        goal="verdict",
+        logits="unlocked_logits",
+        rule="pair",
+        locked=True,
+        adaptive=True,
+        strength=38,
+    ),
+    Threat(
+        name="eq-10",
+        reading="pair",
+        knows="The guard itself; adds up the losses of both heads as the paper does: one can pay for the other.",
+        role="guard",
+        goal="eq-10",
+        rule="pair",
+        adaptive=True,
+        strength=37,
+    ),
+    Threat(
+        name="decision-only",
+        reading="deployed",
+        knows="Nothing but the verdicts of the guard on 8-bit images: label, acceptance and confidence.",
+        role="guard",
+        goal="verdict",
+        asks=True,
+        adaptive=True,
+        strength=35,
     ),
     Threat(
         name="grey-box",
         reading="z-star",
         knows="The guard itself, its logits Z*; not that a rule rejects.",
         role="guard",
-        objective=_label,
         strength=30,
     ),
     Threat(
@@ -91,7 +122,6 @@ THREATS = (
         reading="z",
         knows="The defended network trained without the gradient lock, its logits Z; not that a rule rejects.",
         role="unlocked",
-        objective=_label,
         strength=25,
     ),
     Threat(
@@ -99,7 +129,6 @@ THREATS = (
         reading="oracle",
         knows="The undefended network; nothing of the defence.",
         role="twin",
-        objective=_label,
         strength=20,
     ),
     Threat(
@@ -107,7 +136,6 @@ THREATS = (
         reading="substitute",
         knows="A network of another architecture trained on the same data.",
         role="substitute",
-        objective=_label,
         strength=10,
     ),
 )
@@ -119,38 +147,72 @@ DEFAULT_NAMES = ("nearly-white-box", "grey-box")
 """What is evaluated unless told otherwise: never without an attacker who knows the rule."""
 
 
-def choose_threats(names: Sequence[str], files: Mapping[Role, Path], *, rule: str) -> tuple[Threat, ...]:
+def aim(attack: Attack[Any], threat: Threat, guard: GuardSpec) -> Attack[Any] | None:
+    """Return an attack pointed at what a threat knows, or None where it has no use for that.
+
+    Args:
+        attack: Which attack, with every hyper-parameter.
+        threat: Whose knowledge.
+        guard: The file that will judge.
+    """
+    if attack.asks or threat.asks:
+        return attack if attack.asks and threat.asks else None
+    if isinstance(attack, LossAttack):
+        return replace(attack, objective=_objective(threat, guard, attack))
+    return None if threat.adaptive else attack
+
+
+def _objective(threat: Threat, guard: GuardSpec, attack: LossAttack) -> Objective:
+    margin = attack.needs_margin
+    if threat.goal == "label":
+        return Margin(of=threat.logits) if margin else CrossEntropy(of=threat.logits, targeted=attack.aims)
+    if threat.goal == "eq-10" and guard.classmap is not None:
+        return SummedMargins(classmap=guard.classmap, logits=threat.logits)
+    if attack.aims:
+        return TargetConfidence(classmap=guard.classmap, logits=threat.logits)
+    if margin:
+        return PairMargin(classmap=guard.classmap, threshold=guard.threshold, logits=threat.logits)
+    return WrongConfidence(classmap=guard.classmap, logits=threat.logits)
+
+
+def choose_threats(names: Sequence[str], roles: Collection[Role], *, rule: str, locked: bool) -> tuple[Threat, ...]:
     """Return the readings to evaluate, strongest first.
 
-    Every reading of a name is taken that fits the rule and whose file is there; the guard itself always is. Of a guard
+    Every reading of a name is taken that fits the guard and whose file is there; the guard itself always is. Of a guard
     without a lock, ``z-star`` is the reading ``z`` too.
 
     Args:
         names: Threats asked for.
-        files: The files beside the guard that were given, by role.
+        roles: What files were given beside the guard.
         rule: The rule of the guard.
+        locked: Whether the guard has a gradient lock.
 
     Raises:
-        UsageError: A name is unknown, does not fit the rule, or has no file, or a file was given that no named threat
+        UsageError: A name is unknown, does not fit the guard, or has no file, or a file was given that no named threat
             uses.
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
         raise UsageError(f"--threat: expected {' or '.join(NAMES)}, got {', '.join(unknown) or 'none'}")
     asked = [threat for threat in THREATS if threat.name in names]
-    unused = [role for role in files if role not in {threat.role for threat in asked}]
+    unused = [role for role in roles if role not in {threat.role for threat in asked}]
     if unused:
         needed = next(threat.name for threat in THREATS if threat.role == unused[0])
         raise UsageError(f"--{unused[0]}: expected --threat {needed} beside it, got {', '.join(names)}; add it")
-    fitting = [threat for threat in asked if threat.rule in (None, rule)]
-    chosen = tuple(threat for threat in fitting if threat.role == "guard" or threat.role in files)
+    fitting = [threat for threat in asked if threat.rule in (None, rule) and (locked or not threat.locked)]
+    chosen = tuple(threat for threat in fitting if threat.role == "guard" or threat.role in roles)
     for name in names:
         if name not in {threat.name for threat in fitting}:
-            rules = " or ".join(threat.rule for threat in asked if threat.name == name and threat.rule)
-            raise UsageError(f"--threat {name}: expected a guard with the rule {rules}, got {rule}; leave it out")
+            wanted = " or ".join(_wanted(threat) for threat in asked if threat.name == name)
+            got = f"the rule {rule} {'with' if locked else 'without'} a lock"
+            raise UsageError(f"--threat {name}: expected a guard with {wanted}, got {got}; leave it out")
         if name not in {threat.name for threat in chosen}:
             role = next(threat.role for threat in fitting if threat.name == name)
             raise UsageError(
                 f"--threat {name}: expected --{role} FILE.onnx, got none; see `cmt train --network`, `cmt export`"
             )
     return chosen
+
+
+def _wanted(threat: Threat) -> str:
+    return f"the rule {threat.rule}" + (" and a gradient lock" if threat.locked else "")

@@ -2,6 +2,11 @@
 
 Acceptance is the share of correctly classified images that are accepted. The hard rule (M[argmax Z*] = argmax Z')
 rejects some of them whatever the threshold; no threshold can accept more than what it leaves.
+
+The guarantee is that of split conformal prediction: if the next image is drawn as the held-out ones were, and is
+classified correctly, it is accepted with at least the asked probability. The rank that gives it is one of n + 1, not of
+n, since the next image counts too. It holds on average over held-out sets; the exact interval of the accepted share
+says what one of them can be off.
 """
 
 from __future__ import annotations
@@ -19,12 +24,14 @@ import numpy.typing as npt
 from calibration.datasets import Dataset, Split, make_dataset
 from calibration.golden import choose_golden, with_golden
 from calibration.judge import Judge, classify
+from calibration.metrics import share
 from calibration.stamping import set_threshold
 from runtime.artifact import read_artifact
 from runtime.errors import CmtError, UsageError
 from runtime.guard import Guard
 
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.integer]
 BoolArray = npt.NDArray[np.bool_]
 
 LEAST_IMAGES = 100
@@ -36,7 +43,9 @@ class CalibrationConfig:
     """How a threshold is set.
 
     Attributes:
-        acceptance: Share of correctly classified images to accept, in (0, 1].
+        acceptance: Share of correctly classified images to accept, in (0, 1); no sample guarantees 1.
+        per_class: Whether the guarantee holds for each class by itself: the threshold is then the lowest that any of
+            them needs.
         n: Size of the attack's sample of test images, which calibration leaves alone.
         seed: What that sample is drawn with.
 
@@ -45,6 +54,7 @@ class CalibrationConfig:
     """
 
     acceptance: float
+    per_class: bool = False
     n: int = 1000
     seed: int = 0
 
@@ -63,6 +73,7 @@ class Calibrated:
         model: The file.
         threshold: Smallest confidence that is accepted; a float32.
         reached: Share of the correctly classified images that it accepts.
+        interval: Its exact 95 % interval.
         reachable: The share that the hard rule alone leaves.
         images: How many held-out images it was measured on.
         right: How many of them are correctly classified.
@@ -72,6 +83,7 @@ class Calibrated:
     model: bytes
     threshold: float
     reached: float
+    interval: tuple[float, float]
     reachable: float
     images: int
     right: int
@@ -79,25 +91,31 @@ class Calibrated:
 
 
 def threshold_at_acceptance(
-    confidence: FloatArray, correct: BoolArray, passes: BoolArray, *, acceptance: float
+    confidence: FloatArray,
+    correct: BoolArray,
+    passes: BoolArray,
+    *,
+    acceptance: float,
+    classes: IntArray | None = None,
 ) -> float:
-    """Return the largest threshold that accepts at least `acceptance` of the correctly classified images.
+    """Return the largest threshold that guarantees to accept the next correctly classified image often enough.
 
     Args:
         confidence: One float32 for each held-out benign image, ``(n,)``, in [0, 1]; higher means keep.
         correct: Whether that image is classified correctly, ``(n,)``.
         passes: Whether the hard rule passes it, ``(n,)``: its verdict at threshold 0.
-        acceptance: Share to accept, in (0, 1].
+        acceptance: Probability to accept it, in (0, 1).
+        classes: Its class, ``(n,)``, where the guarantee is to hold for each class by itself; None for all together.
 
     Returns:
         A float32 value, one of the confidences: the comparison in the graph, made in float32, accepts it.
 
     Raises:
-        UsageError: The shapes differ, nothing is correct, `acceptance` is out of range, or the hard rule alone rejects
-            more.
+        UsageError: The shapes differ, `acceptance` is out of range, the images are too few for the guarantee, or the
+            hard rule alone rejects more.
 
-    Source: Stutz et al. 2020 (confidence-calibrated adversarial training), section 4: the threshold at 99 % true
-    positive rate, here with a rule that no threshold switches off.
+    Source: split conformal prediction, one-sided: Vovk et al. 2005, chapter 4, for classes ("Mondrian") section 4.5. Of
+        m correctly classified images at least ``ceil((m + 1) * acceptance)`` have to be accepted.
     """
     check_acceptance(acceptance)
     if not confidence.shape == correct.shape == passes.shape or confidence.ndim != 1 or confidence.dtype != np.float32:
@@ -105,17 +123,34 @@ def threshold_at_acceptance(
             f"expected one float32 confidence, correctness and pass each, got {confidence.dtype} {confidence.shape}, "
             f"{correct.shape}, {passes.shape}"
         )
-    right = int(correct.sum())
-    if not right:
-        raise UsageError("expected correctly classified images, got none; is this data of the same classes?")
-    keep = np.sort(confidence[correct & passes])[::-1]
-    needed = math.ceil(Fraction(str(acceptance)) * right)
+    if classes is None:
+        return _threshold(confidence[correct], passes[correct], acceptance, "")
+    groups = {int(label): correct & (classes == label) for label in np.unique(classes)}
+    return min(_threshold(confidence[of], passes[of], acceptance, f" of class {label}") for label, of in groups.items())
+
+
+def images_needed(acceptance: float) -> int:
+    """Return how many correctly classified images a guarantee takes at least, whatever the file."""
+    share = Fraction(str(acceptance))
+    return math.ceil(share / (1 - share))
+
+
+def _threshold(confidence: FloatArray, passes: BoolArray, acceptance: float, whose: str) -> float:
+    """Return the threshold for correctly classified images alone, ``(m,)``."""
+    right, least = len(confidence), images_needed(acceptance)
+    if right < least:
+        raise UsageError(
+            f"--accept {acceptance}: expected at least {least} correctly classified held-out images{whose}, got {right}"
+            "; bring more images, ask for less, or is this data of other classes?"
+        )
+    keep = np.sort(confidence[passes])[::-1]
+    needed = math.ceil(Fraction(str(acceptance)) * (right + 1))
     if len(keep) < needed:
         # Rounded down, so that the share it names can really be asked for.
-        reachable = math.floor(10_000 * len(keep) / right) / 10_000
+        reachable = math.floor(10_000 * len(keep) / (right + 1)) / 10_000
         raise UsageError(
-            f"--accept: expected at most {reachable:.4f}, the share of {right} correctly classified images "
-            f"that the rule accepts without a threshold, got {acceptance}; ask for less, or train with less --epsilon"
+            f"--accept: expected at most {reachable:.4f}, which {right} correctly classified images{whose} and the "
+            f"rule without a threshold can guarantee, got {acceptance}; ask for less, or train with less --epsilon"
         )
     return float(keep[needed - 1])
 
@@ -151,18 +186,29 @@ def calibrate(
     dataset.require_classes(artifact.spec.classes, owner=owner)
     dataset.require_shape(artifact.spec.input_shape, owner=owner)
     held_out = held_out_images(dataset, n=config.n, seed=config.seed)
-    record: dict[str, Any] = {"data": held_out.digest, "images": len(held_out), "acceptance": config.acceptance}
+    record: dict[str, Any] = {
+        "data": held_out.digest,
+        "images": len(held_out),
+        "acceptance": config.acceptance,
+        "per_class": config.per_class,
+    }
 
     total = 2 * len(held_out)
-    open_file = set_threshold(artifact.model, 0.0, **record, reached=1.0)
+    open_file = set_threshold(artifact.model, 0.0, **record, reached=1.0, interval=(0.0, 1.0))
     hard_rule = Judge(read_artifact(open_file), source="images", device=device, threads=threads)
     verdicts = hard_rule.verdicts(held_out.images, lambda done: progress(done, total))
     correct = verdicts.labels == held_out.labels
-    threshold = threshold_at_acceptance(verdicts.confidence, correct, verdicts.accepted, acceptance=config.acceptance)
+    threshold = threshold_at_acceptance(
+        verdicts.confidence,
+        correct,
+        verdicts.accepted,
+        acceptance=config.acceptance,
+        classes=held_out.labels if config.per_class else None,
+    )
     accepted = verdicts.accepted & (verdicts.confidence >= np.float32(threshold))
-    reached = float(accepted[correct].mean())
+    reached = share(int(accepted[correct].sum()), int(correct.sum()))
     model = with_golden(
-        set_threshold(open_file, threshold, **record, reached=reached),
+        set_threshold(open_file, threshold, **record, reached=reached.value, interval=(reached.low, reached.high)),
         choose_golden(held_out.images, verdicts, threshold=threshold),
     )
     with Guard(model, device=device, threads=threads) as calibrated:
@@ -175,7 +221,8 @@ def calibrate(
     return Calibrated(
         model=model,
         threshold=threshold,
-        reached=reached,
+        reached=reached.value,
+        interval=(reached.low, reached.high),
         reachable=float(verdicts.accepted[correct].mean()),
         images=len(held_out),
         right=int(correct.sum()),
@@ -205,7 +252,7 @@ def check_acceptance(acceptance: float) -> None:
     """Check a share of images to accept.
 
     Raises:
-        UsageError: It is outside (0, 1].
+        UsageError: It is outside (0, 1).
     """
-    if not 0 < acceptance <= 1:
-        raise UsageError(f"--accept: expected a share in (0, 1], got {acceptance}; 0.99 keeps 99 %")
+    if not 0 < acceptance < 1:
+        raise UsageError(f"--accept: expected a share in (0, 1), got {acceptance}; 0.99 keeps 99 %")

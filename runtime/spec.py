@@ -97,7 +97,9 @@ class Calibration(NamedTuple):
         data: SHA-256 of the held-out set.
         images: Its size.
         acceptance: The share of correctly classified images that was to be kept, in (0, 1].
+        per_class: Whether of each class by itself.
         reached: The share that is kept, in [0, 1].
+        interval: Its exact 95 % interval.
         precision: Precision of the graph it was measured on.
         graph: Graph digest of the file it was measured on.
     """
@@ -105,9 +107,15 @@ class Calibration(NamedTuple):
     data: str
     images: int
     acceptance: float
+    per_class: bool
     reached: float
+    interval: tuple[float, float]
     precision: str
     graph: str
+
+    def to_document(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {**self._asdict(), "interval": list(self.interval)}
 
 
 class Producer(NamedTuple):
@@ -233,6 +241,7 @@ class GuardSpec:
         values["producer"] = Producer(**_keys(values["producer"], Producer._fields, "producer"))
         if values["calibration"] is not None:
             record = _keys(values["calibration"], Calibration._fields, "calibration")
+            record["interval"] = _tuple(record["interval"], "calibration.interval")
             values["calibration"] = Calibration(**record)
         return cls(**values)
 
@@ -244,7 +253,7 @@ class GuardSpec:
         document["classmap"] = None if self.classmap is None else list(self.classmap)
         document["input"] = dict(vars(self.input))
         document["producer"] = self.producer._asdict()
-        document["calibration"] = None if self.calibration is None else self.calibration._asdict()
+        document["calibration"] = None if self.calibration is None else self.calibration.to_document()
         document["recipe"] = dict(self.recipe)
         document["training"] = dict(self.training)
         return document
@@ -269,6 +278,10 @@ def _check_calibration(calibration: Calibration) -> None:
     within = _is_share(calibration.acceptance) and calibration.acceptance > 0
     _expect(within, "calibration.acceptance", "a number in (0, 1]", calibration.acceptance)
     _expect(_is_share(calibration.reached), "calibration.reached", "a number in [0, 1]", calibration.reached)
+    _expect(isinstance(calibration.per_class, bool), "calibration.per_class", "true or false", calibration.per_class)
+    low_high = calibration.interval
+    ordered = len(low_high) == 2 and all(map(_is_share, low_high)) and low_high[0] <= calibration.reached <= low_high[1]
+    _expect(ordered, "calibration.interval", "two numbers around `reached`", low_high)
     _expect(_is_text(calibration.precision), "calibration.precision", "a line of text", calibration.precision)
 
 

@@ -109,9 +109,11 @@ class Attack(ABC, Generic[V]):
 
     Attributes:
         name: What it is called on the command line and in results.
+        asks: Whether it sees decisions only: its victim is a `Deployed` guard, not a `GradientGraph`.
     """
 
     name: ClassVar[str]
+    asks: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -197,8 +199,10 @@ class LossAttack(Attack[GradientGraph]):
 
     Attributes:
         objective: What to ascend; the cross-entropy of the true labels unless said otherwise.
+        needs_margin: Whether the objective has to be above 0 exactly where the attack has succeeded.
     """
 
+    needs_margin: ClassVar[bool] = False
     objective: Objective = field(default=CROSS_ENTROPY)
 
     @property
@@ -210,6 +214,11 @@ class LossAttack(Attack[GradientGraph]):
     def inputs(self) -> tuple[str, ...]:
         """What it must be told of each image."""
         return self.objective.inputs
+
+    @property
+    def aims(self) -> bool:
+        """Whether its objective has to be one of targets, which the attack then chooses itself."""
+        return False
 
     def ascend(self, graph: GradientGraph, x: FloatArray, batch: Batch) -> ValueAndGradient:
         """Return loss, gradient and logits at `x`, ``(n, C, H, W)``, for the labels of a batch.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from runtime.errors import UsageError
 
 FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
 Norm = Literal["linf", "l2"]
 
 _TINY = np.float32(1e-12)
@@ -77,13 +79,17 @@ class Budget:
 
 def lengths(change: FloatArray) -> FloatArray:
     """Return the L2 length of each image's change ``(n, ...)``, ``(n,)`` float32."""
-    flat = change.reshape(len(change), -1)
+    flat = change.reshape(len(change), math.prod(change.shape[1:]))
     found: FloatArray = np.sqrt(np.einsum("ij,ij->i", flat, flat))
     return found
 
 
-def per_image(values: FloatArray) -> FloatArray:
-    """Return one value per image, ``(n,)``, as ``(n, 1, 1, 1)``, to multiply pixels with."""
+@overload
+def per_image(values: FloatArray) -> FloatArray: ...
+@overload
+def per_image(values: BoolArray) -> BoolArray: ...
+def per_image(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return one value per image, ``(n,)``, as ``(n, 1, 1, 1)``, to go with pixels."""
     return values[:, None, None, None]
 
 

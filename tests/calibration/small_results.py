@@ -30,7 +30,7 @@ def cell(*, strength=30, adaptive=False, fooled=1, attack="igs", epsilon=0.1):
         strength=strength,
         attack=attack,
         parameters={"epsilon": epsilon, "objective": {"name": "CrossEntropy", "of": "logits"}},
-        source=Source(file="guard.onnx", digest=HASH, sha256=HASH, tensor="logits"),
+        source=Source(file="guard.onnx", digest=HASH, sha256=HASH, tensor="logits", straight_through=False),
         counts=counts(fooled),
         rates=rate(counts(fooled)),
         mean_l2=1.0,
@@ -38,6 +38,7 @@ def cell(*, strength=30, adaptive=False, fooled=1, attack="igs", epsilon=0.1):
         largest_linf=0.1,
         zero_gradients=0,
         gradients_per_image=20.0,
+        queries_per_image=0.0,
         seconds=1.5,
         examples=(
             Example(index=4, label=0, attacked_image="AA==", benign_image="AA==", benign=answer, attacked=answer),

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import signal
@@ -17,6 +18,7 @@ from runtime.artifact import read_artifact
 from runtime.errors import UsageError
 from runtime.guard import Guard
 from tests.calibration.guards import dataset, guard_file
+from tests.calibration.test_adoption import foreign
 
 FAST = ["--device", "cpu", "--threads", "1"]
 
@@ -161,7 +163,7 @@ def test_calibrate_to_another_file_leaves_the_first_alone(work):
 def test_refused_calibration_leaves_the_file_alone(work):
     before = (work / "guard.onnx").read_bytes()
     with pytest.raises(UsageError, match="--accept: expected at most 0"):
-        run_calibrate("--accept", "1.0")
+        run_calibrate("--accept", "0.99")
     assert (work / "guard.onnx").read_bytes() == before
     assert sorted(path.name for path in work.iterdir()) == ["data.npz", "guard.onnx", "substitute.onnx", "twin.onnx"]
 
@@ -180,10 +182,11 @@ CALIBRATE = ["calibrate", "guard.onnx", "--data", "data.npz", "--accept", "0.8"]
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([*ATTACK, "--epsilon", "2"], 2, r"expected numbers in \[0, 1\] such as 0.1 or 8/255, got '2'"),
-        ([*ATTACK, "-a", "pgd2"], 2, "expected names out of fgs, igs, pgd, got pgd2"),
+        ([*ATTACK, "--epsilon", "2"], 2, r"expected epsilon in \[0, 1\], got 2.0; .* 8/255"),
+        ([*ATTACK, "--epsilon", "-2"], 2, "expected numbers of at least 0 such as 0.1 or 8/255, got '-2'"),
+        ([*ATTACK, "-a", "pgd2"], 2, "expected names out of fgs, .*, noise, got pgd2"),
         ([*ATTACK, "--size", "8"], 2, "expected a size such as 32x32, got '8'"),
-        ([*ATTACK, "--threat", "grey"], 2, "expected names out of nearly-white-box, grey-box, black-box, got grey"),
+        ([*ATTACK, "--threat", "grey"], 2, "expected names out of nearly-white-box, .*, black-box, got grey"),
         ([*ATTACK, "--threat", "black-box"], 2, "--threat black-box: expected --substitute FILE.onnx"),
         ([*ATTACK, "--substitute", "substitute.onnx"], 2, "--substitute: expected --threat black-box beside it"),
         ([*ATTACK, "--twin", "guard.onnx"], 2, "--twin guard.onnx: expected an undefended file"),
@@ -199,11 +202,15 @@ CALIBRATE = ["calibrate", "guard.onnx", "--data", "data.npz", "--accept", "0.8"]
         ([*ATTACK, "--device", "cuda:999"], 4, "device cuda.*: expected"),
         ([*ATTACK, "--device", "tpu"], 2, "device: expected auto, cpu, cuda or cuda:N"),
         (CALIBRATE, 2, "at least 100 test images beside the attack's -n 1000, got 0 of 240; .* -n 140 or less"),
-        ([*CALIBRATE, "-n", "50", "--accept", "0"], 2, r"--accept: expected a share in \(0, 1\], got 0.0"),
-        ([*CALIBRATE, "-n", "50", "--accept", "1"], 2, "--accept: expected at most 0.9.*, the share of"),
+        ([*CALIBRATE, "-n", "50", "--accept", "0"], 2, r"--accept: expected a share in \(0, 1\), got 0.0"),
+        ([*CALIBRATE, "-n", "50", "--accept", "0.99"], 2, "--accept: expected at most 0.9.*, which 1.. correctly"),
         ([*CALIBRATE, "-n", "50", "-o", "missing/g.onnx"], 1, "missing/g.onnx.*expected to write it"),
         (["calibrate", "none.onnx", "--data", "data.npz", "--accept", "0.8"], 3, "none.onnx.*expected a readable"),
-        (["calibrate", "guard.onnx", "--data", "data.npz"], 2, "Missing option '--accept'"),
+        (
+            ["calibrate", "guard.onnx", "--data", "data.npz"],
+            2,
+            "expected either --accept SHARE or --check, got both or none",
+        ),
         (["report", "none.json"], 2, "none.json: expected a results file, got: No such file"),
         (["report", "data.npz"], 2, "data.npz: expected JSON written by `cmt attack`"),
         (["report", "data.npz", "-o", "data.npz"], 2, "data.npz': expected a file of its own"),
@@ -256,3 +263,139 @@ def test_help_has_an_example(command):
     shown = run(command, "--help")
     assert shown.exit_code == 0
     assert f"Example: cmt {command.name} " in shown.stdout
+
+
+def test_check_says_whether_the_promise_still_holds(work, monkeypatch):
+    run_calibrate("--accept", "0.9", "-o", "calibrated.onnx")
+    once = json.loads(
+        run(
+            calibrate, "calibrated.onnx", "--data", "data.npz", "--check", "--state", "state.json", "--json", *FAST
+        ).stdout
+    )
+    assert once["right"] >= once["accepted"] > 0.8 * once["right"]
+    assert not once["drifted"]
+    stored = json.loads((work / "state.json").read_text())
+    assert (stored["right"], stored["accepted"]) == (once["right"], once["accepted"])
+    again = ("calibrate", "calibrated.onnx", "--data", "data.npz", "--check", "--state", "state.json")
+    assert cmt(monkeypatch, *again) == 2
+
+
+def test_check_ends_with_6_when_the_images_have_changed(work, monkeypatch, capsys):
+    run_calibrate("--accept", "0.9", "-o", "calibrated.onnx")
+    noisy = dataset(n_test=600, noise=1.2)
+    np.savez(
+        work / "today.npz",
+        x_train=noisy.train.images,
+        y_train=noisy.train.labels,
+        x_test=noisy.test.images,
+        y_test=noisy.test.labels,
+        classes=np.array(noisy.classes),
+    )
+    assert cmt(monkeypatch, "calibrate", "calibrated.onnx", "--data", "today.npz", "--check") == 6
+    assert "the images have changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--check"], "--check: expected a calibrated guard"),
+        (["--check", "--accept", "0.9"], "expected either --accept SHARE or --check, got both"),
+        ([], "expected either --accept SHARE or --check, got both or none"),
+        (["--accept", "0.9", "--state", "s.json"], "--state: expected --check beside it"),
+        (["--accept", "1.0"], r"--accept: expected a share in \(0, 1\), got 1.0"),
+    ],
+    ids=["not calibrated", "both", "neither", "state", "all of them"],
+)
+def test_questions_calibrate_cannot_answer(work, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        run_calibrate(*arguments)
+
+
+def test_state_of_another_guard(work):
+    run_calibrate("--accept", "0.9", "-o", "calibrated.onnx")
+    (work / "state.json").write_text(
+        json.dumps({"digest": "d", "acceptance": 0.9, "right": 0, "accepted": 0, "data": []})
+    )
+    with pytest.raises(UsageError, match=r"state\.json: expected the state of guard .*, got that of d"):
+        run(calibrate, "calibrated.onnx", "--data", "data.npz", "--check", "--state", "state.json", *FAST)
+    (work / "state.json").write_text("[")
+    with pytest.raises(UsageError, match=r"state\.json: expected a file that `cmt calibrate --check` wrote"):
+        run(calibrate, "calibrated.onnx", "--data", "data.npz", "--check", "--state", "state.json", *FAST)
+
+
+def test_every_attack_under_the_threats_it_serves(work):
+    shown = run_attack(
+        *("-n", "10", "-a", "fgs,igs,pgd,apgd,deepfool,cw,jsma,square,hopskipjump,noise", "--epsilon", "0.2"),
+        *("--steps", "4", "--restarts", "1", "--queries", "30"),
+        *("--threat", "nearly-white-box,eq-10,grey-box,decision-only"),
+    )
+    cells = Results.load("results.json").cells
+    served = {}
+    for cell in cells:
+        served.setdefault((cell.threat, cell.adaptive), set()).add(cell.attack)
+    loss = {"fgs", "igs", "pgd", "apgd", "cw"}
+    assert served == {
+        ("nearly-white-box", True): loss,
+        ("eq-10", True): loss,
+        ("decision-only", True): {"square", "hopskipjump", "noise"},
+        ("grey-box", False): loss | {"deepfool", "jsma"},
+    }
+    asked = [cell for cell in cells if cell.source.tensor == "verdicts"]
+    assert {cell.attack for cell in asked} == served["decision-only", True]
+    assert all(cell.queries_per_image > 0 == cell.gradients_per_image for cell in asked)
+    assert "C&W L2" in shown.stdout
+
+
+def test_balls_of_l2_and_margins_to_win_by(work):
+    run_attack("-a", "pgd,cw", "--norm", "l2", "--epsilon", "1.5", "--confidence", "0,2", "--threat", "grey-box")
+    cells = Results.load("results.json").cells
+    assert {(cell.attack, cell.parameters.get("norm"), cell.parameters.get("confidence")) for cell in cells} == {
+        ("pgd", "l2", None),
+        ("cw", None, 0.0),
+        ("cw", None, 2.0),
+    }
+    near, far = sorted((cell for cell in cells if cell.attack == "cw"), key=lambda cell: cell.parameters["confidence"])
+    assert near.mean_l2 < far.mean_l2
+
+
+def test_somebody_elses_classifier(work):
+    (work / "theirs.onnx").write_bytes(foreign(mean=0.3, std=0.5, second_output=True).SerializeToString())
+    named = ("--logits", "scores", "--mean", "0.3", "--std", "0.5", "-a", "fgs", "--epsilon", "0.2")
+    run(attack, "theirs.onnx", "--data", "data.npz", "-n", "50", *FAST, *named)
+    found = Results.load("results.json")
+    assert (found.model.file, found.model.rule, found.model.threshold) == ("theirs.onnx", "confidence", 0.0)
+    assert found.model.sha256 == hashlib.sha256((work / "theirs.onnx").read_bytes()).hexdigest()
+    assert all(cell.counts.rejected == 0 for cell in found.cells)
+    assert found.cells[0].counts.fooled > found.benign.counts.fooled
+
+
+def test_transfer_from_several_classifiers_of_any_kind(work):
+    (work / "theirs.onnx").write_bytes(foreign().SerializeToString())
+    files = ("--substitute", "theirs.onnx", "--substitute", "substitute.onnx")
+    run_attack("-a", "igs", "--epsilon", "0.2", "--threat", "black-box", *files)
+    cells = Results.load("results.json").cells
+    assert {cell.source.file for cell in cells} == {"theirs.onnx", "substitute.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["-a", "deepfool", "--threat", "nearly-white-box"],
+            "--threat nearly-white-box: expected an attack that foll",
+        ),
+        (
+            ["-a", "fgs", "--threat", "decision-only"],
+            "--threat decision-only: expected an attack that asks",
+        ),
+        (["-a", "fgs,square"], "-a square: expected a threat that it serves, such as decision-only, got none"),
+        (["-a", "fgs", "--steps", "3"], "--steps: expected an attack that has it, got fgs; leave it out"),
+        (["-a", "fgs", "--epsilon", "8"], r"expected epsilon in \[0, 1\], got 8.0; .* 8/255"),
+        (["--threat", "pre-lock"], "--threat pre-lock: expected a guard with the rule pair and a gradient lock"),
+        (["--logits", "scores"], "expected another classifier, got a guard file; leave out"),
+    ],
+    ids=["label attack", "gradients", "asking", "steps", "grey levels", "no lock", "guard file"],
+)
+def test_combinations_that_make_no_sense(work, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        run_attack(*arguments)

@@ -5,7 +5,7 @@ import pytest
 
 from calibration.attacks import Budget, Fgs, Igs, Pgd
 from calibration.attacks.attack import BATCH_SIZE
-from calibration.crafting import ATTACKS, check_budget, craft
+from calibration.crafting import check_budget, craft
 from calibration.gradients import GradientGraph
 from calibration.pixels import to_pixels
 from runtime.errors import CmtError
@@ -95,7 +95,3 @@ def test_float32_rounding_is_within_the_budget():
     pixels = np.random.default_rng(0).random((1000, 3), dtype=np.float32) * np.float32(0.6)
     check_budget(pixels, pixels + np.float32(0.3), budget=Budget(epsilon=0.3))
     check_budget(pixels, np.ones_like(pixels), budget=None)
-
-
-def test_names():
-    assert [ATTACKS[name](epsilon=0.1).name for name in ATTACKS] == list(ATTACKS)

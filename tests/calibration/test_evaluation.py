@@ -5,10 +5,11 @@ import pytest
 from onnx import helper
 
 from calibration.attacks import Fgs, Igs, Pgd
-from calibration.evaluation import EvaluationConfig, evaluate
+from calibration.evaluation import evaluate
 from calibration.gradients import GradientGraph
 from calibration.judge import round_to_images
 from calibration.pixels import to_pixels
+from calibration.planning import EvaluationConfig
 from calibration.results import Results
 from calibration.stamping import stamp
 from calibration.thresholds import CalibrationConfig, calibrate
@@ -68,7 +69,9 @@ def test_every_threat_is_crafted_on_its_own_file_strongest_first(files):
         files,
         threats=("black-box", "grey-box"),
         attacks=(FGS, Igs(epsilon=0.1, steps=3)),
-        **{role: files[role] for role in ("twin", "unlocked", "substitute")},
+        twin=files["twin"],
+        unlocked=files["unlocked"],
+        substitutes=(files["substitute"],),
     )
     names = [(cell.threat, cell.reading, cell.source.file) for cell in found.cells[::2]]
     assert names == [
@@ -103,7 +106,11 @@ def test_knowing_the_rule_fools_more(files, attack, eight_bit):
     assert (knowing.threat, knowing.reading, knowing.adaptive) == ("nearly-white-box", "pair", True)
     assert (ignorant.threat, ignorant.reading, ignorant.adaptive) == ("grey-box", "z-star", False)
     assert knowing.source.tensor == "logits+robust_logits"
-    assert knowing.parameters["objective"] == {"name": "WrongConfidence", "classmap": CLASSMAP}
+    assert knowing.parameters["objective"] == {
+        "name": "WrongConfidence",
+        "classmap": CLASSMAP,
+        "logits": "logits",
+    }
     assert knowing.counts.fooled > 1.2 * ignorant.counts.fooled > found.benign.counts.fooled
     assert knowing.counts.right_label >= ignorant.counts.right_label
 
@@ -125,7 +132,11 @@ def test_single_head_is_attacked_by_its_own_rule(files):
     found = run(files | {"guard": files["twin"]}, threats=("nearly-white-box",))
     [cell] = found.cells
     assert (cell.reading, cell.adaptive, cell.source.tensor) == ("confidence", True, "logits")
-    assert cell.parameters["objective"] == {"name": "WrongConfidence", "classmap": None}
+    assert cell.parameters["objective"] == {
+        "name": "WrongConfidence",
+        "classmap": None,
+        "logits": "logits",
+    }
     assert cell.counts.fooled > found.benign.counts.fooled
 
 
@@ -253,8 +264,8 @@ def test_all_images_where_there_are_fewer_than_asked_for(files):
         ),
         ({"unlocked": "twin"}, "--unlocked .*: expected a defended file .* got the rule confidence"),
         ({"twin": "none"}, r"none\.onnx.*expected a readable model file"),
-        ({"substitute": "other", "threats": ("black-box",)}, r"templates: expected the classes of .*other\.onnx"),
-        ({"substitute": "twin"}, "--substitute: expected --threat black-box beside it"),
+        ({"substitutes": "other", "threats": ("black-box",)}, r"templates: expected the classes of .*other\.onnx"),
+        ({"substitutes": "twin"}, "--substitute: expected --threat black-box beside it"),
         ({"n": 0}, "-n: expected at least 1 image, got 0"),
         ({"seed": -1}, "--seed: expected 0 or more, got -1"),
         ({"attacks": ()}, "attacks: expected one or more different ones"),
@@ -265,9 +276,11 @@ def test_all_images_where_there_are_fewer_than_asked_for(files):
 def test_files_and_options_that_do_not_fit(files, options, message):
     missing = files["guard"].with_name("none.onnx")
     given = {
-        name: files.get(value, missing) if name in ("twin", "unlocked", "substitute") else value
+        name: files.get(value, missing) if name in ("twin", "unlocked", "substitutes") else value
         for name, value in options.items()
     }
+    if "substitutes" in given:
+        given["substitutes"] = (given["substitutes"],)
     with pytest.raises((UsageError, ModelError), match=message):
         run(files, **given)
 
@@ -283,8 +296,8 @@ def test_network_that_cannot_be_differentiated(files, tmp_path):
     model = assembled()
     position = next(index for index, node in enumerate(model.graph.node) if "flat" in node.output)
     model.graph.node[position].output[0] = "whole"
-    model.graph.node.insert(position + 1, helper.make_node("Mod", ["whole", "rule_white"], ["flat"], fmod=1))
+    model.graph.node.insert(position + 1, helper.make_node("MeanVarianceNormalization", ["whole"], ["flat"], axes=[1]))
     path = tmp_path / "odd.onnx"
     path.write_bytes(stamp(model, document(model)))
-    with pytest.raises(ModelError, match="Mod"):
+    with pytest.raises(ModelError, match="MeanVarianceNormalization"):
         run(files | {"guard": path})

@@ -11,7 +11,14 @@ from runtime.verdicts import Verdicts
 from tests.calibration.guards import CLASSES, dataset, guard_file
 
 OPTIONS = {"device": "cpu", "threads": 1}
-RECORD = {"data": "a" * 64, "images": 120, "acceptance": 0.9, "reached": 0.95}
+RECORD = {
+    "data": "a" * 64,
+    "images": 120,
+    "acceptance": 0.9,
+    "per_class": False,
+    "reached": 0.95,
+    "interval": (0.9, 0.98),
+}
 
 
 def verdicts_of(confidence, logits, robust=None, accepted=None):

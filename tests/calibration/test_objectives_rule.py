@@ -5,7 +5,7 @@ import torch
 
 from calibration.gradients import GradientGraph
 from calibration.judge import Judge
-from calibration.objectives_rule import WrongConfidence
+from calibration.objectives_rule import TargetConfidence, WrongConfidence
 from calibration.pixels import to_pixels
 from runtime.artifact import read_artifact
 from tests.calibration.guards import CLASSMAP, dataset, guard_file
@@ -51,6 +51,44 @@ def test_loss_and_gradient_equal_torch(halves, classmap, margin):
     found = halves.value_and_gradient(WrongConfidence(classmap=classmap), z, labels=labels)
     np.testing.assert_allclose(found.loss, expected.detach(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.gradient, exact.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("classmap", [CLASSMAP, SHARED, None], ids=["one-to-one", "shared partners", "single head"])
+def test_confidence_of_a_target_equals_torch(halves, classmap):
+    targets = np.arange(12) % 4
+    z = np.random.default_rng(0).normal(0, 4, size=(12, 8)).astype(np.float32)
+    exact = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+    rows = torch.arange(12)
+    expected = torch.log_softmax(exact[:, :4], dim=1)[rows, targets]
+    if classmap is not None:
+        expected = expected + torch.log_softmax(exact[:, 4:], dim=1)[rows, np.array(classmap)[targets]]
+    expected.sum().backward()
+    objective = TargetConfidence(classmap=classmap)
+    found = halves.value_and_gradient(objective, z, targets=targets)
+    np.testing.assert_allclose(found.loss, expected.detach(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.gradient, exact.grad, rtol=1e-4, atol=1e-6)
+    assert objective.inputs == ("targets",)
+
+
+@pytest.mark.parametrize("kind", [WrongConfidence, TargetConfidence])
+def test_another_tensor_can_play_the_first_head(kind):
+    data = dataset()
+    graph = GradientGraph(
+        guard_file(unlocked=True), of=("logits", "robust_logits", "unlocked_logits"), device="cpu", threads=1
+    )
+    x, labels = to_pixels(data.test.images[:8]), data.test.labels[:8]
+    objective = kind(classmap=CLASSMAP, logits="unlocked_logits")
+    found = graph.value_and_gradient(objective, x, **{objective.inputs[0]: labels})
+    assert objective.reads == ("unlocked_logits", "robust_logits")
+    first, second = (torch.log_softmax(torch.tensor(found.logits[name]), dim=1) for name in objective.reads)
+    confidence = first + second[:, list(CLASSMAP)]
+    rows = torch.arange(8)
+    if kind is TargetConfidence:
+        expected = confidence[rows, labels]
+    else:
+        confidence[rows, labels] = -torch.inf
+        expected = torch.logsumexp(confidence, dim=1)
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_shares_that_underflow_still_have_a_gradient(halves):

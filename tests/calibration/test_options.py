@@ -36,14 +36,14 @@ def test_no_names(texts):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("0.1", (0.1,)), ("0.1,8/255", (0.1, 8 / 255)), ("0,1, 0.0", (0.0, 1.0)), ("1e-2", (0.01,))],
-    ids=["decimal", "fraction", "ends, once each", "exponent"],
+    [("0.1", (0.1,)), ("0.1,8/255", (0.1, 8 / 255)), ("0,20, 0.0", (0.0, 20.0, 0.0)), ("1e-2", (0.01,)), (None, ())],
+    ids=["decimal", "fraction", "as typed", "exponent", "none"],
 )
-def test_epsilons(text, expected):
-    assert run(options.epsilons, text) == expected
+def test_numbers(text, expected):
+    assert run(options.numbers, text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "a", "8/0", "1.1", "-0.1", "nan", "inf", "0.1,,0.2", "1e999", "1/2/3"])
-def test_no_epsilons(text):
-    with pytest.raises(click.BadParameter, match=r"expected numbers in \[0, 1\] such as 0.1 or 8/255, got"):
-        run(options.epsilons, text)
+@pytest.mark.parametrize("text", ["", "a", "8/0", "-0.1", "nan", "inf", "0.1,,0.2", "1e999", "1/2/3"])
+def test_no_numbers(text):
+    with pytest.raises(click.BadParameter, match=r"expected numbers of at least 0 such as 0.1 or 8/255, got"):
+        run(options.numbers, text)

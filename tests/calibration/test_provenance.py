@@ -9,6 +9,7 @@ import pytest
 from calibration.attacks import Fgs, Igs
 from calibration.objectives import CrossEntropy
 from calibration.provenance import data_record, environment, model_record, parameters
+from calibration.victims import open_victim
 from runtime.artifact import read_artifact
 from runtime.cpus import usable_cpus
 from tests.calibration.guards import CLASSES, CLASSMAP, dataset, guard_file
@@ -16,8 +17,9 @@ from tests.calibration.guards import CLASSES, CLASSMAP, dataset, guard_file
 
 @pytest.mark.parametrize("pair", [True, False], ids=["pair", "confidence"])
 def test_model_record_says_what_the_file_says(tmp_path, pair):
-    artifact = read_artifact(guard_file(pair=pair, recipe={"lock": "trained"}))
-    record = model_record(tmp_path / "guard.onnx", artifact)
+    (tmp_path / "guard.onnx").write_bytes(guard_file(pair=pair, recipe={"lock": "trained"}))
+    artifact = read_artifact(tmp_path / "guard.onnx")
+    record = model_record(open_victim(tmp_path / "guard.onnx", dataset(), adoption=None))
     assert record.file == str(tmp_path / "guard.onnx")
     assert (record.digest, record.sha256, record.graph) == (artifact.spec.digest, artifact.sha256, artifact.graph)
     assert (record.classes, record.classmap) == (CLASSES, CLASSMAP if pair else None)

@@ -11,7 +11,14 @@ from runtime.errors import ModelError, StaleError, UsageError
 from runtime.guard import Guard
 from tests.calibration.guards import assembled, dataset, document, edited, guard_file
 
-RECORD = {"data": "a" * 64, "images": 120, "acceptance": 0.9, "reached": 0.95}
+RECORD = {
+    "data": "a" * 64,
+    "images": 120,
+    "acceptance": 0.9,
+    "per_class": False,
+    "reached": 0.95,
+    "interval": (0.9, 0.98),
+}
 
 
 def wire_fields_without_metadata(model):

@@ -1,20 +1,23 @@
-from pathlib import Path
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from calibration.attacks.carlini_wagner import CarliniWagner
+from calibration.attacks.deepfool import DeepFool
+from calibration.attacks.fgs import Fgs
+from calibration.attacks.square import Square
 from calibration.objectives import CROSS_ENTROPY
+from calibration.objectives_margin import Margin, PairMargin, SummedMargins
 from calibration.objectives_rule import WrongConfidence
-from calibration.threats import DEFAULT_NAMES, NAMES, THREATS, choose_threats
+from calibration.threats import DEFAULT_NAMES, NAMES, THREATS, aim, choose_threats
 from runtime.errors import UsageError
-
-FILE = Path("file.onnx")
-
 
 CLASSMAP = (1, 2, 0)
 
 
-def readings(names, *roles, rule="pair"):
-    return [threat.reading for threat in choose_threats(names, dict.fromkeys(roles, FILE), rule=rule)]
+def readings(names, *roles, rule="pair", locked=True):
+    return [threat.reading for threat in choose_threats(names, roles, rule=rule, locked=locked)]
 
 
 @pytest.mark.parametrize(
@@ -37,16 +40,23 @@ def test_reading_follows_the_rule_of_the_guard():
     assert readings(["nearly-white-box"], rule="confidence") == ["confidence"]
     assert readings(["grey-box"], rule="detector") == ["z-star"]
     with pytest.raises(
-        UsageError, match="--threat nearly-white-box: expected a guard with the rule pair or confidence, got detector"
+        UsageError,
+        match="--threat nearly-white-box: expected a guard with the rule pair or the rule confidence, got the rule det",
     ):
         readings(DEFAULT_NAMES, rule="detector")
+
+
+def test_reading_before_the_lock_needs_a_lock():
+    assert readings(["pre-lock"]) == ["pair"]
+    with pytest.raises(UsageError, match="--threat pre-lock: expected a guard with the rule pair and a gradient lock"):
+        readings(["pre-lock"], locked=False)
 
 
 @pytest.mark.parametrize(
     ("names", "roles", "message"),
     [
-        (["white-box"], [], "--threat: expected nearly-white-box or grey-box or black-box, got white-box"),
-        ([], [], "--threat: expected nearly-white-box or grey-box or black-box, got none"),
+        (["white-box"], [], "--threat: expected nearly-white-box or .* or black-box, got white-box"),
+        ([], [], "--threat: expected nearly-white-box or .* or black-box, got none"),
         (["black-box"], [], "--threat black-box: expected --substitute FILE.onnx, got none"),
         (["grey-box", "black-box"], [], "--threat black-box: expected --substitute"),
         (["grey-box"], ["substitute"], "--substitute: expected --threat black-box beside it, got grey-box"),
@@ -64,17 +74,45 @@ def test_table_is_in_order_of_strength_and_the_headline_stands_first():
     assert ranks == sorted(ranks)
     assert len(set(ranks)) == len(ranks)
     assert (THREATS[0].name, THREATS[0].reading, THREATS[0].role) == ("nearly-white-box", "pair", "guard")
-    assert NAMES == ("nearly-white-box", "grey-box", "black-box")
+    assert NAMES == ("nearly-white-box", "pre-lock", "eq-10", "decision-only", "grey-box", "black-box")
 
 
 def test_nobody_is_spared_the_attacker_who_knows_the_rule():
-    assert [threat.adaptive for threat in choose_threats(DEFAULT_NAMES, {}, rule="pair")] == [True, False]
+    assert [threat.adaptive for threat in choose_threats(DEFAULT_NAMES, (), rule="pair", locked=True)] == [True, False]
 
 
-@pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.reading)
-def test_adaptive_is_what_ascends_the_verdict_of_the_guard(threat):
-    expected = WrongConfidence(classmap=CLASSMAP) if threat.adaptive else CROSS_ENTROPY
-    assert threat.objective(CLASSMAP) == expected
-    assert threat.adaptive == (threat.rule is not None)
+@pytest.mark.parametrize("threat", THREATS, ids=lambda threat: f"{threat.name} {threat.reading}")
+def test_adaptive_is_whoever_wants_more_than_a_wrong_label(threat):
+    assert threat.adaptive == (threat.goal != "label")
     assert threat.role == "guard" or not threat.adaptive
     assert threat.knows.endswith(".")
+
+
+GUARD = SimpleNamespace(classmap=CLASSMAP, threshold=0.25)
+FGS, CW, FOOL, SQUARE = Fgs(epsilon=0.1), CarliniWagner(), DeepFool(), Square(epsilon=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "attack", "objective"),
+    [
+        ("nearly-white-box", FGS, WrongConfidence(classmap=CLASSMAP)),
+        ("nearly-white-box", CW, PairMargin(classmap=CLASSMAP, threshold=0.25)),
+        ("pre-lock", FGS, WrongConfidence(classmap=CLASSMAP, logits="unlocked_logits")),
+        ("pre-lock", CW, PairMargin(classmap=CLASSMAP, threshold=0.25, logits="unlocked_logits")),
+        ("eq-10", FGS, SummedMargins(classmap=CLASSMAP)),
+        ("eq-10", CW, SummedMargins(classmap=CLASSMAP)),
+        ("grey-box", FGS, CROSS_ENTROPY),
+        ("grey-box", CW, Margin()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_an_attack_ascends_what_the_threat_knows(name, attack, objective):
+    threat = next(threat for threat in THREATS if threat.name == name)
+    assert aim(attack, threat, GUARD) == replace(attack, objective=objective)
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=lambda threat: f"{threat.name} {threat.reading}")
+def test_what_has_no_use_for_a_threat_is_left_out(threat):
+    assert (aim(SQUARE, threat, GUARD) is not None) == threat.asks
+    assert (aim(FGS, threat, GUARD) is None) == threat.asks
+    assert (aim(FOOL, threat, GUARD) is None) == threat.adaptive

@@ -9,6 +9,7 @@ from calibration.thresholds import (
     CalibrationConfig,
     calibrate,
     held_out_images,
+    images_needed,
     threshold_at_acceptance,
 )
 from runtime.artifact import read_artifact
@@ -22,7 +23,7 @@ IMAGES = st.lists(
     min_size=1,
     max_size=50,
 )
-ACCEPTANCE = st.integers(1, 100).map(lambda percent: percent / 100)
+ACCEPTANCE = st.integers(1, 99).map(lambda percent: percent / 100)
 # Many drawn samples cannot reach the drawn share; they say nothing here, and the refusal has a test of its own.
 REACHABLE = settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
@@ -32,33 +33,41 @@ def columns(images):
     return np.array(confidence, np.float32), np.array(correct), np.array(passes)
 
 
-def accepted_share(images, threshold):
+def guaranteed(images, threshold):
+    """The share of m + 1 images that a threshold accepts if the next one is rejected."""
     confidence, correct, passes = columns(images)
-    return Fraction(int((correct & passes & (confidence >= np.float32(threshold))).sum()), int(correct.sum()))
+    accepted = int((correct & passes & (confidence >= np.float32(threshold))).sum())
+    return Fraction(accepted, int(correct.sum()) + 1)
+
+
+def enough(images, acceptance):
+    return sum(correct for _, correct, _ in images) >= images_needed(acceptance)
 
 
 @settings(deadline=None)
 @given(images=IMAGES, acceptance=ACCEPTANCE)
-def test_threshold_is_the_largest_that_accepts_the_share(images, acceptance):
-    assume(any(correct for _, correct, _ in images))
+def test_threshold_is_the_largest_that_guarantees_the_share(images, acceptance):
     wanted = Fraction(str(acceptance))
-    if accepted_share(images, 0.0) < wanted:
+    if not enough(images, acceptance):
+        with pytest.raises(UsageError, match=r"expected at least \d+ correctly classified held-out images, got"):
+            threshold_at_acceptance(*columns(images), acceptance=acceptance)
+        return
+    if guaranteed(images, 0.0) < wanted:
         with pytest.raises(UsageError, match="--accept: expected at most"):
             threshold_at_acceptance(*columns(images), acceptance=acceptance)
         return
     threshold = threshold_at_acceptance(*columns(images), acceptance=acceptance)
     assert threshold == float(np.float32(threshold))
-    assert accepted_share(images, threshold) >= wanted
+    assert guaranteed(images, threshold) >= wanted
     larger = [confidence for confidence, _, _ in images if confidence > threshold]
-    assert all(accepted_share(images, other) < wanted for other in larger)
+    assert all(guaranteed(images, other) < wanted for other in larger)
 
 
 @REACHABLE
 @given(images=IMAGES, first=ACCEPTANCE, second=ACCEPTANCE)
 def test_asking_for_more_never_raises_the_threshold(images, first, second):
-    assume(any(correct for _, correct, _ in images))
     low, high = sorted((first, second))
-    assume(accepted_share(images, 0.0) >= Fraction(str(high)))
+    assume(enough(images, high) and guaranteed(images, 0.0) >= Fraction(str(high)))
     assert threshold_at_acceptance(*columns(images), acceptance=high) <= threshold_at_acceptance(
         *columns(images), acceptance=low
     )
@@ -67,8 +76,7 @@ def test_asking_for_more_never_raises_the_threshold(images, first, second):
 @REACHABLE
 @given(images=IMAGES, acceptance=ACCEPTANCE, seed=st.integers(0, 9))
 def test_order_and_wrong_images_do_not_matter(images, acceptance, seed):
-    assume(any(correct for _, correct, _ in images))
-    assume(accepted_share(images, 0.0) >= Fraction(str(acceptance)))
+    assume(enough(images, acceptance) and guaranteed(images, 0.0) >= Fraction(str(acceptance)))
     shuffled = [images[index] for index in np.random.default_rng(seed).permutation(len(images))]
     more = [*shuffled, (1.0, False, True), (0.0, False, False)]
     assert threshold_at_acceptance(*columns(more), acceptance=acceptance) == threshold_at_acceptance(
@@ -76,22 +84,71 @@ def test_order_and_wrong_images_do_not_matter(images, acceptance, seed):
     )
 
 
+@pytest.mark.parametrize(("acceptance", "count"), [(0.5, 9), (0.8, 30), (0.9, 19), (0.9, 100)], ids=str)
+def test_the_guarantee_holds_over_repeated_draws_and_is_not_wasteful(acceptance, count):
+    rng = np.random.default_rng(0)
+    everything = np.ones(count, bool)
+    draws = rng.random((4000, count + 1), dtype=np.float32)
+    accepted = [
+        draw[-1] >= np.float32(threshold_at_acceptance(draw[:-1], everything, everything, acceptance=acceptance))
+        for draw in draws
+    ]
+    # Exactly ceil((m + 1) a) / (m + 1) for scores without ties; four standard errors of 4,000 draws.
+    expected = np.ceil((count + 1) * acceptance - 1e-9) / (count + 1)
+    assert abs(np.mean(accepted) - expected) < 4 * np.sqrt(0.25 / 4000)
+    assert expected >= acceptance
+
+
+def test_each_class_keeps_its_share():
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1, 2], 200)
+    confidence = (rng.random(600) * np.array([1.0, 0.5, 0.8])[classes]).astype(np.float32)
+    everything = np.ones(600, bool)
+    arrays = (confidence, everything, everything)
+    together = threshold_at_acceptance(*arrays, acceptance=0.9)
+    each = threshold_at_acceptance(*arrays, acceptance=0.9, classes=classes)
+    shares = [np.mean(confidence[classes == label] >= np.float32(each)) for label in range(3)]
+    assert min(shares) >= 0.9
+    assert np.mean(confidence[classes == 1] >= np.float32(together)) < 0.9
+    alone = [
+        threshold_at_acceptance(confidence[rows], everything[rows], everything[rows], acceptance=0.9)
+        for rows in (classes == label for label in range(3))
+    ]
+    assert each == min(alone)
+
+
+def test_a_class_of_too_few_images_is_named():
+    classes = np.array([0] * 50 + [1] * 5)
+    everything = np.ones(55, bool)
+    with pytest.raises(UsageError, match="expected at least 9 correctly classified held-out images of class 1, got 5"):
+        threshold_at_acceptance(np.ones(55, np.float32), everything, everything, acceptance=0.9, classes=classes)
+
+
+@pytest.mark.parametrize(("acceptance", "count"), [(0.5, 1), (0.9, 9), (0.99, 99), (0.999, 999)], ids=str)
+def test_how_many_images_a_guarantee_takes(acceptance, count):
+    assert images_needed(acceptance) == count
+    enough = np.ones(count, bool)
+    assert threshold_at_acceptance(np.ones(count, np.float32), enough, enough, acceptance=acceptance) == 1
+    with pytest.raises(UsageError, match=f"expected at least {count} correctly classified held-out images"):
+        threshold_at_acceptance(np.ones(count, np.float32)[1:], enough[1:], enough[1:], acceptance=acceptance)
+
+
 def test_example_by_hand():
     confidence = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.9], np.float32)
     correct = np.array([True, True, True, True, False, True])
     passes = np.array([False, True, True, True, True, True])
-    assert threshold_at_acceptance(confidence, correct, passes, acceptance=0.6) == float(np.float32(0.3))
-    with pytest.raises(UsageError, match=r"expected at most 0.8000, the share of 5 .* got 0.81; ask for less"):
-        threshold_at_acceptance(confidence, correct, passes, acceptance=0.81)
+    assert threshold_at_acceptance(confidence, correct, passes, acceptance=0.5) == float(np.float32(0.3))
+    with pytest.raises(UsageError, match=r"expected at most 0.6666, which 5 .* got 0.67; ask for less"):
+        threshold_at_acceptance(confidence, correct, passes, acceptance=0.67)
 
 
 def test_reachable_share_it_names_can_be_asked_for():
-    confidence = np.linspace(0, 1, 7, dtype=np.float32)
-    passes = np.arange(7) > 0
-    with pytest.raises(UsageError, match=r"expected at most 0.8571") as caught:
-        threshold_at_acceptance(confidence, np.ones(7, bool), passes, acceptance=0.99)
+    confidence = np.linspace(0, 1, 107, dtype=np.float32)
+    passes = np.arange(107) > 4
+    with pytest.raises(UsageError, match=r"expected at most 0.9444") as caught:
+        threshold_at_acceptance(confidence, np.ones(107, bool), passes, acceptance=0.99)
     named = float(str(caught.value).split("at most ")[1].split(",")[0])
-    assert threshold_at_acceptance(confidence, np.ones(7, bool), passes, acceptance=named) == confidence[1]
+    assert threshold_at_acceptance(confidence, np.ones(107, bool), passes, acceptance=named) == confidence[5]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +156,7 @@ def test_reachable_share_it_names_can_be_asked_for():
     [
         (np.ones(3), np.ones(3, bool), "expected one float32 confidence, .* got float64"),
         (np.ones(3, np.float32), np.ones(2, bool), r"got float32 \(3,\), \(2,\)"),
-        (np.ones(3, np.float32), np.zeros(3, bool), "expected correctly classified images, got none"),
+        (np.ones(3, np.float32), np.zeros(3, bool), "expected at least 9 correctly classified held-out images, got 0"),
     ],
     ids=["dtype", "shape", "nothing right"],
 )
@@ -108,9 +165,9 @@ def test_arrays_of_another_form(confidence, correct, message):
         threshold_at_acceptance(confidence, correct, np.ones(3, bool), acceptance=0.9)
 
 
-@pytest.mark.parametrize("acceptance", [0.0, 1.01, -1.0, float("nan")], ids=str)
+@pytest.mark.parametrize("acceptance", [0.0, 1.0, 1.01, -1.0, float("nan")], ids=str)
 def test_acceptance_out_of_range(acceptance):
-    with pytest.raises(UsageError, match=r"--accept: expected a share in \(0, 1\], got"):
+    with pytest.raises(UsageError, match=r"--accept: expected a share in \(0, 1\), got"):
         CalibrationConfig(acceptance=acceptance)
 
 
@@ -134,7 +191,8 @@ def test_calibrated_file_accepts_the_share_it_says(pair, acceptance):
     found = calibrate(before, data, CalibrationConfig(acceptance=acceptance, n=150), **OPTIONS)
     held_out = held_out_images(data, n=150, seed=0)
     assert accepted_by(found.model, held_out) == (found.reached, found.right)
-    assert acceptance <= found.reached < acceptance + 2 / found.right
+    assert acceptance <= found.reached < acceptance + 3 / found.right
+    assert found.interval[0] < found.reached < found.interval[1]
     assert found.reached <= found.reachable == accepted_by(before, held_out)[0]
     spec = read_artifact(found.model).spec
     assert spec.threshold == found.threshold
@@ -142,7 +200,9 @@ def test_calibrated_file_accepts_the_share_it_says(pair, acceptance):
         "data": held_out.digest,
         "images": 250,
         "acceptance": acceptance,
+        "per_class": False,
         "reached": found.reached,
+        "interval": found.interval,
         "precision": "fp32",
         "graph": read_artifact(before).graph,
     }
@@ -183,8 +243,8 @@ def test_too_few_images_are_left(n, most):
 
 
 def test_share_beyond_the_hard_rule():
-    with pytest.raises(UsageError, match=r"--accept: expected at most 0\.\d{4}, the share of \d+ correctly classified"):
-        calibrate(guard_file(doubt=2.0), dataset(), CalibrationConfig(acceptance=0.999, n=100), **OPTIONS)
+    with pytest.raises(UsageError, match=r"--accept: expected at most 0\.\d{4}, which \d+ correctly classified images"):
+        calibrate(guard_file(doubt=2.0), dataset(), CalibrationConfig(acceptance=0.98, n=100), **OPTIONS)
 
 
 def test_data_of_other_classes():

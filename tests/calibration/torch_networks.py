@@ -74,6 +74,94 @@ def mobilenet():
     )
 
 
+class Dense(nn.Module):
+    """A DenseNet layer: what it computes is concatenated to what it was given."""
+
+    def __init__(self, width, growth):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, growth, 1, bias=False),
+            nn.BatchNorm2d(growth), nn.ReLU(), nn.Conv2d(growth, growth, 3, padding=1, bias=False),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return torch.cat([x, self.body(x)], 1)
+
+
+def densenet():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 1, 1, bias=False), Dense(8, 4), Dense(12, 4), nn.Conv2d(16, 8, 1), nn.AvgPool2d(2),
+        Dense(8, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+    )  # fmt: skip
+
+
+class Inverted(nn.Module):
+    """An EfficientNet block: expansion, depthwise 5x5, sigmoid gate, projection, shortcut."""
+
+    def __init__(self, width):
+        super().__init__()
+        wide = 4 * width
+        self.expand = nn.Sequential(nn.Conv2d(width, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.SiLU())
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(wide, wide, 5, padding=2, groups=wide), nn.BatchNorm2d(wide), nn.SiLU()
+        )
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, 4, 1), nn.SiLU(), nn.Conv2d(4, wide, 1), nn.Sigmoid()
+        )
+        self.project = nn.Sequential(nn.Conv2d(wide, width, 1, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x):
+        y = self.depthwise(self.expand(x))
+        return x + self.project(y * self.gate(y))
+
+
+def efficientnet():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.SiLU(), Inverted(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
+
+
+class ConvNext(nn.Module):
+    """A ConvNeXt block: depthwise 7x7, then channels last: norm, linear, GELU, linear, scale; shortcut."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width, eps=1e-6), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        self.scale = nn.Parameter(torch.rand(width))
+
+    def forward(self, x):
+        y = self.mlp(self.depthwise(x).permute(0, 2, 3, 1)) * self.scale
+        return x + y.permute(0, 3, 1, 2)
+
+
+def convnext():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 4, 4), ConvNext(8), nn.Conv2d(8, 12, 2, 2), nn.GroupNorm(3, 12), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(12, 6),
+    )  # fmt: skip
+
+
+class Decoder(nn.Module):
+    """What shrinks and grows again: transposed convolution, interpolation, reflected borders, space from depth."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 3, 2, 1)
+        self.up = nn.ConvTranspose2d(8, 8, 3, 2, 1, output_padding=1)
+        self.shuffle = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(8, 8, 3), nn.PixelShuffle(2))
+        self.norm = nn.InstanceNorm2d(8, affine=True)
+        self.head = nn.Linear(10, 4)
+
+    def forward(self, x):
+        y = self.norm(self.up(torch.relu(self.down(x))))
+        wide = nn.functional.interpolate(y, scale_factor=1.5, mode="bilinear")
+        copied = nn.functional.interpolate(self.shuffle(y), scale_factor=2, mode="nearest")
+        return self.head(torch.cat([wide.mean(dim=(2, 3)), copied.amax(dim=(2, 3))], 1))
+
+
 class Transformer(nn.Module):
     """A small vision transformer: patches, one pre-norm block, class token."""
 
@@ -100,6 +188,10 @@ NETWORKS = {
     "resnet": (resnet, (3, 32, 32), 20),
     "mobilenet": (mobilenet, (3, 16, 16), 21),
     "transformer": (Transformer, (3, 12, 12), 20),
+    "densenet": (densenet, (3, 12, 12), 18),
+    "efficientnet": (efficientnet, (3, 16, 16), 19),
+    "convnext": (convnext, (3, 16, 16), 21),
+    "decoder": (Decoder, (3, 12, 12), 20),
 }
 
 

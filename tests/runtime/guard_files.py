@@ -174,7 +174,9 @@ def document(recipe: Recipe, graph: str) -> dict[str, Any]:
         "data": HASH,
         "images": 100,
         "acceptance": 0.99,
+        "per_class": False,
         "reached": 0.991,
+        "interval": [0.98, 0.997],
         "precision": "fp32",
         "graph": graph,
     }

@@ -1,0 +1,227 @@
+"""Auto-PGD: projected gradient descent with momentum that chooses the length of its steps by itself.
+
+Steps begin at the diameter of the ball. At checkpoints an image whose loss rose too seldom, or whose best point has not
+changed since the last one, goes on from its best point with steps half as long. What remains to be chosen is how many
+gradients to spend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from calibration.attacks.attack import (
+    Batch,
+    BoolArray,
+    Crafted,
+    FloatArray,
+    IntArray,
+    LossAttack,
+    Succeeded,
+    check_count,
+    is_flat,
+)
+from calibration.attacks.norms import Budget, Norm, per_image
+from calibration.attacks.starts import random_points
+from calibration.gradients import GradientGraph
+from calibration.objectives import CROSS_ENTROPY, CrossEntropy
+from runtime.errors import UsageError
+
+_MOMENTUM = np.float32(0.75)
+"""Alpha, the share of a new step; the rest is the step before."""
+
+_RISES = 0.75
+"""Rho, the share of steps between two checkpoints that must raise the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apgd(LossAttack):
+    """The point with the greatest loss that self-adapting steps from several starts come by.
+
+    Attributes:
+        epsilon: Radius of the ball, in [0, 1] for L-infinity, at least 0 for L2.
+        norm: ``linf`` steps along the sign of the gradient, ``l2`` along the gradient.
+        steps: Number of steps from each start, at least 1; each takes a gradient, and the start one more.
+        restarts: Number of starts, at least 1: the image itself, then uniformly random points of the ball, the same
+            whatever the batch size.
+        all_targets: Whether a targeted objective tries every wrong label from each start, the one with the greatest
+            loss at the image first, which takes a gradient for each label.
+        seed: Seed of the random starts, at least 0.
+
+    Raises:
+        UsageError: A value is out of range, or `all_targets` without a targeted objective.
+
+    Source: Croce & Hein 2020 (Reliable evaluation of adversarial robustness), sections 3 and 4, algorithm 1, with its
+        α, ρ and checkpoints. There all starts are random. After a return to the best point there is no step before, so
+        the momentum begins anew.
+    """
+
+    name: ClassVar[str] = "apgd"
+    epsilon: float
+    norm: Norm = "linf"
+    steps: int = 100
+    restarts: int = 5
+    all_targets: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _ = self.budget
+        check_count("steps", self.steps)
+        check_count("restarts", self.restarts)
+        check_count("seed", self.seed, least=0)
+        if self.all_targets and self.objective == CROSS_ENTROPY:
+            object.__setattr__(self, "objective", CrossEntropy(targeted=True))
+        if self.all_targets and self.objective.inputs != ("targets",):
+            raise UsageError(f"expected a targeted objective for all_targets, got {self.objective}; choose one")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What it must be told of each image."""
+        return ("labels",) if self.all_targets else self.objective.inputs
+
+    @property
+    def aims(self) -> bool:
+        """Whether its objective has to be one of targets."""
+        return self.all_targets
+
+    @property
+    def budget(self) -> Budget:
+        """The ball around an image that it stays in."""
+        return Budget(epsilon=self.epsilon, norm=self.norm)
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """The steps after which the length of the next ones is reconsidered, ascending."""
+        shares = [0.0, 0.22]
+        while shares[-1] < 1:
+            shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+        # Rounded first: 0.22 · 100 is a little more than 22 in binary.
+        found = {int(np.ceil(round(share * self.steps, 6))) for share in shares[1:]}
+        return tuple(sorted(step for step in found if step < self.steps))
+
+    def _craft(self, victim: GradientGraph, batch: Batch, succeeded: Succeeded | None) -> Crafted:
+        top = _Top(batch, succeeded)
+        goals = self._goals(victim, batch, top) if self.all_targets else [batch.classes]
+        for number in range(self.restarts):
+            for goal in goals:
+                if len(top.going):
+                    self._climb(victim, batch, top, goal, number)
+        return Crafted(x=top.x, gradients=top.gradients, flat=top.flat)
+
+    def _goals(self, graph: GradientGraph, batch: Batch, top: _Top) -> list[dict[str, IntArray]]:
+        """Return the wrong labels as targets, for each image the most promising one first."""
+        labels = batch.classes["labels"]
+        count = graph.classes[self.reads[0]]
+        losses = np.empty((len(labels), count), dtype=np.float32)
+        for target in range(count):
+            rows = np.flatnonzero(labels != target)
+            losses[:, target] = -np.inf
+            if len(rows):
+                goal = {"targets": np.full(len(rows), target)}
+                aim = Batch(rows=batch.rows[rows], pixels=batch.pixels[rows], classes=goal)
+                losses[rows, target] = self.ascend(graph, aim.pixels, aim).loss
+        top.gradients += count - 1
+        order = np.argsort(-losses, axis=1, kind="stable")
+        return [{"targets": order[:, place]} for place in range(count - 1)]
+
+    def _climb(self, graph: GradientGraph, batch: Batch, top: _Top, goal: dict[str, IntArray], number: int) -> None:
+        """Climb from one start of each image that still goes, towards one goal, and keep the best points in `top`."""
+        start = random_points(batch, self.budget, seed=(self.seed, number)) if number else batch.pixels
+        climb = _Climb(self.budget, batch.pixels, start, top.going)
+        aim = Batch(rows=batch.rows, pixels=batch.pixels, classes=goal)
+        marks = (0, *self.checkpoints)
+        for step in range(self.steps + 1):
+            here = self.ascend(graph, climb.x[climb.rows], aim.take(climb.rows))
+            top.count(climb.rows, is_flat(here.gradient))
+            climb.arrive(here.loss, here.gradient)
+            if step in marks[1:] or step == self.steps:
+                top.keep(climb.rows, climb.best, climb.best_loss)
+                climb.rows = top.going
+            if step in marks:
+                climb.reconsider(step - marks[max(marks.index(step) - 1, 0)])
+            if step == self.steps or not len(climb.rows):
+                return
+            climb.step()
+
+
+class _Top:
+    """The best point of each image of a batch over all starts, and which images still go."""
+
+    def __init__(self, batch: Batch, succeeded: Succeeded | None) -> None:
+        """Begin with the images."""
+        count = len(batch.rows)
+        self.batch, self.succeeded = batch, succeeded
+        self.x = batch.pixels.copy()
+        self.loss = np.full(count, -np.inf, dtype=np.float32)
+        self.gradients = np.zeros(count, dtype=np.int64)
+        self.flat = np.ones(count, dtype=np.bool_)
+        self.going = np.arange(count)
+
+    def count(self, rows: IntArray, flat: BoolArray) -> None:
+        """Count a gradient of the images at `rows`, and where it was zero in every pixel."""
+        self.gradients[rows] += 1
+        self.flat[rows] &= flat
+
+    def keep(self, rows: IntArray, x: FloatArray, loss: FloatArray) -> None:
+        """Keep the points that are better, and ask which of the images at `rows` have succeeded."""
+        better = rows[loss[rows] > self.loss[rows]]
+        self.x[better], self.loss[better] = x[better], loss[better]
+        if self.succeeded is not None:
+            self.going = rows[~self.succeeded(self.x[rows], self.batch.rows[rows])]
+
+
+class _Climb:
+    """Where each image of a batch stands on its way up from one start; `rows` still climb."""
+
+    def __init__(self, budget: Budget, center: FloatArray, start: FloatArray, rows: IntArray) -> None:
+        """Begin at `start`, ``(n, C, H, W)``, with steps as long as the ball around `center` is wide."""
+        count = len(start)
+        self.budget, self.center, self.rows = budget, center, rows
+        self.x, self.last, self.best = start.copy(), start.copy(), start.copy()
+        self.gradient, self.best_gradient = np.zeros_like(start), np.zeros_like(start)
+        self.loss = np.full(count, np.inf, dtype=np.float32)
+        self.best_loss, self.marked_loss = np.full((2, count), -np.inf, dtype=np.float32)
+        self.length = np.full(count, 2 * budget.epsilon, dtype=np.float32)
+        self.rises = np.zeros(count, dtype=np.int64)
+        self.halved = np.zeros(count, dtype=np.bool_)
+        self.resting = np.ones(count, dtype=np.bool_)
+
+    def arrive(self, loss: FloatArray, gradient: FloatArray) -> None:
+        """Note the loss ``(m,)`` and its gradient ``(m, C, H, W)`` where the images at `rows` are."""
+        rows = self.rows
+        self.rises[rows] += loss > self.loss[rows]
+        self.loss[rows], self.gradient[rows] = loss, gradient
+        better = loss > self.best_loss[rows]
+        top = rows[better]
+        self.best[top], self.best_loss[top], self.best_gradient[top] = self.x[top], loss[better], gradient[better]
+
+    def reconsider(self, steps: int) -> None:
+        """Halve the steps of images that did badly in the last `steps`, and return them to their best points."""
+        rows = self.rows
+        seldom = self.rises[rows] < _RISES * steps
+        still = ~self.halved[rows] & (self.best_loss[rows] == self.marked_loss[rows])
+        self.halved[rows] = seldom | still
+        back = rows[self.halved[rows]]
+        self.length[back] /= 2
+        self.x[back], self.loss[back], self.gradient[back] = (
+            self.best[back],
+            self.best_loss[back],
+            self.best_gradient[back],
+        )
+        self.resting[back] = True
+        self.marked_loss[rows], self.rises[rows] = self.best_loss[rows], 0
+
+    def step(self) -> None:
+        """Go along the gradient, and, unless the image comes from rest, on in the direction of the step before."""
+        rows = self.rows
+        x, center = self.x[rows], self.center[rows]
+        ahead = x + per_image(self.length[rows]) * self.budget.steepest(self.gradient[rows])
+        ahead = self.budget.project(ahead, center)
+        carried = x + _MOMENTUM * (ahead - x) + (1 - _MOMENTUM) * (x - self.last[rows])
+        resting = per_image(self.resting[rows])
+        self.last[rows] = x
+        self.x[rows] = np.where(resting, ahead, self.budget.project(carried, center))
+        self.resting[rows] = False

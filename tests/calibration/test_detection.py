@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from calibration.detection import Scores, benign_error, precision_and_recall, robust_error, roc
+from runtime.errors import UsageError
+
+IMAGE = st.tuples(st.integers(0, 8).map(lambda level: level / 8), st.booleans(), st.booleans())
+IMAGES = st.lists(IMAGE, min_size=1, max_size=40)
+PAIRS = st.lists(st.tuples(IMAGE, IMAGE), min_size=1, max_size=40)
+
+
+def scores(images):
+    confidence, passes, right = zip(*images, strict=True)
+    return Scores(confidence=np.array(confidence, np.float32), passes=np.array(passes), right=np.array(right))
+
+
+@given(benign=IMAGES, attacked=IMAGES)
+def test_curve_and_area_are_those_of_scikit_learn(benign, attacked):
+    found = roc(scores(benign), scores(attacked))
+    positive = [confidence if passes else -1 for confidence, passes, right in benign if right]
+    negative = [confidence if passes else -1 for confidence, passes, right in attacked if not right]
+    if not positive or not negative:
+        assert found is None
+        return
+    truth, order = [1] * len(positive) + [0] * len(negative), [*positive, *negative]
+    assert found.area == pytest.approx(roc_auc_score(truth, order))
+    false, true, thresholds = roc_curve(truth, order, drop_intermediate=False)
+    reachable = thresholds >= 0
+    np.testing.assert_allclose(found.true_positive, true[reachable])
+    np.testing.assert_allclose(found.false_positive, false[reachable])
+    for limit in (0.0, 0.01, 0.05, 1.0):
+        assert found.true_positive_at(limit) == pytest.approx(true[reachable & (false <= limit)].max())
+
+
+@given(pairs=PAIRS, threshold=st.integers(0, 9).map(lambda level: level / 8))
+def test_robust_error_counts_image_by_image(pairs, threshold):
+    wrong = counted = 0
+    for clean, hit in pairs:
+        kept, fooled = clean[1] and clean[0] >= threshold, hit[1] and hit[0] >= threshold and not hit[2]
+        wrong += (kept and not clean[2]) or fooled
+        counted += kept or fooled
+    benign, attacked = (scores(column) for column in zip(*pairs, strict=True))
+    expected = wrong / counted if counted else None
+    assert robust_error(benign, attacked, threshold=threshold) == pytest.approx(expected)
+    kept = [clean for clean, _ in pairs if clean[1] and clean[0] >= threshold]
+    expected = sum(not clean[2] for clean in kept) / len(kept) if kept else None
+    assert benign_error(benign, threshold=threshold) == pytest.approx(expected)
+
+
+@given(pairs=PAIRS)
+def test_an_attack_in_vain_leaves_the_benign_error(pairs):
+    benign = scores([clean for clean, _ in pairs])
+    refused = scores([(0.0, False, False)] * len(pairs))
+    assert robust_error(benign, refused, threshold=0.5) == benign_error(benign, threshold=0.5)
+
+
+def test_precision_and_recall_of_the_paper():
+    benign = scores([(0.9, True, True)] * 9 + [(0.9, False, True)])
+    attacked = scores([(0.9, False, False)] * 3 + [(0.9, True, False)])
+    assert precision_and_recall(benign, attacked, threshold=0.0) == (0.75, 0.75)
+    open_ = scores([(0.9, True, True)])
+    assert precision_and_recall(open_, open_, threshold=0.0) == (None, 0.0)
+
+
+def test_bad_sets():
+    one = np.ones(1, np.float32), np.ones(1, np.bool_), np.ones(1, np.bool_)
+    with pytest.raises(UsageError, match="expected one confidence, pass and rightness each"):
+        Scores(confidence=one[0], passes=one[1][:0], right=one[2])
+    with pytest.raises(UsageError, match="expected at least one image, got none"):
+        Scores(confidence=one[0][:0], passes=one[1][:0], right=one[2][:0])
+    with pytest.raises(UsageError, match="expected as many attacked images as benign ones, got 2"):
+        robust_error(scores([(1.0, True, True)]), scores([(1.0, True, True)] * 2), threshold=0.0)
