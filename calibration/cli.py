@@ -93,6 +93,7 @@ class _Recorded(click.Command):
 )
 @click.option("--steps", type=int, help="Steps of iterative attacks.  [default: as the attack has it]")
 @click.option("--restarts", type=int, help="Starts of pgd and apgd.  [default: as the attack has it]")
+@click.option("--all-targets", is_flag=True, help="Let apgd try every wrong label as its target.")
 @click.option("--queries", type=int, help="Decisions an image may take.  [default: as the attack has it]")
 @click.option(
     "--confidence", metavar="NUMBER,...", callback=parse.numbers, help="κ of cw: by how much to win.  [default: 0]"
@@ -126,6 +127,7 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
     tuning = {name: options[name] for name in ("epsilon", "confidence")}
     single = {name: options[name] for name in ("norm", "steps", "restarts", "queries")}
     tuning |= {name: () if value is None else (value,) for name, value in single.items()}
+    tuning["all_targets"] = (True,) if options["all_targets"] else ()
     config = EvaluationConfig(
         attacks=grid(options["attacks"], tuning),
         adoption=_adoption(options),

@@ -18,10 +18,12 @@ _ATTACKS = {
     "cw": "C&W L2",
     "jsma": "JSMA",
     "pgd": "PGD",
+    "apgd": "APGD",
     "square": "Square",
     "hopskipjump": "HopSkipJump",
+    "noise": "random noise",
 }
-_STRENGTHS = {"epsilon": "ε", "kappa": "κ"}
+_STRENGTHS = {"epsilon": "ε", "confidence": "κ"}
 
 
 def percent(share: float, *, digits: int = 1) -> str:

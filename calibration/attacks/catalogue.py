@@ -56,7 +56,8 @@ def grid(names: Sequence[str], options: Mapping[str, Sequence[Any]]) -> tuple[At
     given = {option: tuple(dict.fromkeys(values)) for option, values in options.items() if values}
     for option in given:
         if not any(option in each for each in known.values()):
-            raise UsageError(f"--{option}: expected an attack that has it, got {', '.join(names)}; leave it out")
+            name = option.replace("_", "-")
+            raise UsageError(f"--{name}: expected an attack that has it, got {', '.join(names)}; leave it out")
     return tuple(attack for name in names for attack in _variants(ATTACKS[name], given))
 
 

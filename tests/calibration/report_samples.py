@@ -92,7 +92,9 @@ def png(image):
 
 
 def cell(attack="igs", epsilon=0.3, fooled=0, rejected=960, *, n=1000, threat="grey-box", reading="z-star", **changes):
-    parameters = {"epsilon": epsilon, "objective": OBJECTIVE} if epsilon is not None else {"kappa": 40.0, "steps": 1000}
+    parameters = (
+        {"epsilon": epsilon, "objective": OBJECTIVE} if epsilon is not None else {"confidence": 40.0, "steps": 1000}
+    )
     if attack == "igs":
         parameters |= {"steps": 20, "step_size": 0.0375, "random_start": False, "seed": 0}
     values = {

@@ -358,6 +358,15 @@ def test_balls_of_l2_and_margins_to_win_by(work):
     assert near.mean_l2 < far.mean_l2
 
 
+def test_every_wrong_label_as_a_target(work):
+    run_attack("-a", "apgd", "--all-targets", "--steps", "3", "--restarts", "1", "--epsilon", "0.1")
+    cells = {cell.threat: cell for cell in Results.load("results.json").cells}
+    knowing, ignorant = cells["nearly-white-box"], cells["grey-box"]
+    assert knowing.parameters["objective"]["name"] == "TargetConfidence"
+    assert ignorant.parameters["objective"] == {"name": "CrossEntropy", "of": "logits", "targeted": True}
+    assert knowing.gradients_per_image > 3 * (3 + 1)
+
+
 def test_somebody_elses_classifier(work):
     (work / "theirs.onnx").write_bytes(foreign(mean=0.3, std=0.5, second_output=True).SerializeToString())
     named = ("--logits", "scores", "--mean", "0.3", "--std", "0.5", "-a", "fgs", "--epsilon", "0.2")
@@ -389,12 +398,13 @@ def test_transfer_from_several_classifiers_of_any_kind(work):
             "--threat decision-only: expected an attack that asks",
         ),
         (["-a", "fgs,square"], "-a square: expected a threat that it serves, such as decision-only, got none"),
+        (["-a", "pgd", "--all-targets"], "--all-targets: expected an attack that has it, got pgd; leave it out"),
         (["-a", "fgs", "--steps", "3"], "--steps: expected an attack that has it, got fgs; leave it out"),
         (["-a", "fgs", "--epsilon", "8"], r"expected epsilon in \[0, 1\], got 8.0; .* 8/255"),
         (["--threat", "pre-lock"], "--threat pre-lock: expected a guard with the rule pair and a gradient lock"),
         (["--logits", "scores"], "expected another classifier, got a guard file; leave out"),
     ],
-    ids=["label attack", "gradients", "asking", "steps", "grey levels", "no lock", "guard file"],
+    ids=["label attack", "gradients", "asking", "targets", "steps", "grey levels", "no lock", "guard file"],
 )
 def test_combinations_that_make_no_sense(work, arguments, message):
     with pytest.raises(UsageError, match=message):

@@ -80,7 +80,7 @@ def test_amount(value, text):
     ("attack", "parameters", "text"),
     [
         pytest.param("igs", {"epsilon": 0.3, "steps": 20}, "IGS at ε = 0.3", id="budget"),
-        pytest.param("cw", {"kappa": 40.0}, "C&W L2 at κ = 40", id="confidence"),
+        pytest.param("cw", {"confidence": 40.0}, "C&W L2 at κ = 40", id="confidence"),
         pytest.param("deepfool", {"steps": 50}, "DeepFool", id="no strength"),
         pytest.param("brand-new", {"epsilon": 8 / 255}, "brand-new at ε = 8/255", id="unknown attack"),
     ],
