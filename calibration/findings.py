@@ -68,6 +68,7 @@ def warnings(results: Results) -> tuple[str, ...]:
     | the file has a single head and the threshold 0 | it accepts everything, so there is no defence to measure |
     | a self-check is above `LARGEST_GRADIENT_ERROR` | attacks along a wrong gradient fail for no merit of the defence |
     | an image had no gradient at all | it was not attacked; a defence that hides its gradients looks like this |
+    | a file is quantised | its gradients pass through the roundings as if they were not there |
     | more than `FALLS_ABOVE` of the benign images are fooled | that many count as fooled before any attack |
     """
     return (*_of_the_evaluation(results), *_of_the_gradients(results))
@@ -119,6 +120,12 @@ def _of_the_gradients(results: Results) -> Iterator[str]:
         yield (
             f"The gradient of {check.file} is off by {percent(check.relative_error, digits=0)} from differences of its "
             f"own logits, expected at most {percent(LARGEST_GRADIENT_ERROR, digits=0)}: attacks along it are too weak."
+        )
+    rounded = sorted({cell.source.file for cell in results.cells if cell.source.straight_through})
+    if rounded:
+        yield (
+            f"{', '.join(rounded)} is quantised: gradients pass straight through its roundings as if there were "
+            "none. Attack its float twin too, with --threat black-box --substitute."
         )
     flat = [cell for cell in results.cells if cell.zero_gradients]
     if flat:

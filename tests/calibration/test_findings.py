@@ -1,7 +1,7 @@
 import pytest
 
 from calibration.findings import FALLS_ABOVE, conclude, warnings
-from calibration.results import SelfCheck
+from calibration.results import SelfCheck, Source
 from tests.calibration.report_samples import cell, realistic, results, with_model
 from tests.calibration.test_phrasing import spaced
 
@@ -90,6 +90,11 @@ def test_scope_always_says_whether_an_attack_knew_the_rule(cells, scope):
             results(cell("fgs", zero_gradients=3), cell("igs", zero_gradients=9), cell("pgd")),
             "IGS at ε = 0.3 was zero everywhere for 9 of 1000 images, and of 1 further attacks for no larger share",
             id="masking of several attacks",
+        ),
+        pytest.param(
+            results(cell(source=Source(file="q.onnx", digest="d", sha256="s", tensor="logits", straight_through=True))),
+            "q.onnx is quantised: gradients pass straight through its roundings",
+            id="quantised",
         ),
         pytest.param(results(benign=(80, 3)), "Without any attack 8.0 %", id="benign errors"),
     ],
