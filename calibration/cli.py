@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,29 +13,18 @@ import click
 from calibration import options as parse
 from calibration.adoption import Adoption
 from calibration.attacks.catalogue import ATTACKS, EPSILONS, grid
-from calibration.datasets import Dataset, load_dataset
-from calibration.drift import ALARM, check_drift
+from calibration.datasets import load_dataset
 from calibration.evaluation import evaluate
-from calibration.metrics import share
+from calibration.options import DATA, SEED, SIZE, next_command
 from calibration.outcome_table import print_outcomes
 from calibration.planning import EvaluationConfig
 from calibration.results import Results
 from calibration.threats import DEFAULT_NAMES, NAMES
-from calibration.thresholds import CalibrationConfig
-from calibration.thresholds import calibrate as calibrate_file
-from runtime.atomic import atomic_output, check_output
+from runtime.atomic import check_output
 from runtime.cli import DEVICE, JSON, MODEL, THREADS
-from runtime.errors import GateFailed, UsageError
-from runtime.guard import Guard
-from runtime.terminal import print_json, print_table, printable, progress, stages
+from runtime.terminal import print_json, stages
 
 _FILE = click.Path(path_type=Path)
-
-_DATA = click.option(
-    "--data", required=True, metavar="DATA", help="digits, a folder with train/ and test/, or an .npz."
-)
-_SIZE = click.option("--size", metavar="HxW", callback=parse.size, help="Fit every image file to this size.")
-_SEED = click.option("--seed", type=int, default=0, show_default=True, help="What the sample is drawn with.")
 
 
 class _Recorded(click.Command):
@@ -50,7 +38,7 @@ class _Recorded(click.Command):
 
 @click.command(cls=_Recorded)
 @MODEL
-@_DATA
+@DATA
 @click.option(
     "-a",
     "--attacks",
@@ -99,9 +87,9 @@ class _Recorded(click.Command):
     "--confidence", metavar="NUMBER,...", callback=parse.numbers, help="κ of cw: by how much to win.  [default: 0]"
 )
 @click.option("-n", type=int, default=1000, show_default=True, help="Size of the sample of test images.")
-@_SEED
+@SEED
 @click.option("--eight-bit", is_flag=True, help="Round attacked images to 8 bits, as a PNG would, before judging them.")
-@_SIZE
+@SIZE
 @click.option("--input", "input_name", metavar="NAME", help="Of any other classifier: its images, float32 in [0, 1].")
 @click.option("--logits", metavar="NAME", help="Of any other classifier: its logits.")
 @click.option("--mean", metavar="NUMBER,...", callback=parse.numbers, help="What it wants subtracted from its images.")
@@ -147,114 +135,7 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
         print_json(_without_pictures(results))
         return
     print_outcomes(results)
-    click.echo(_next("report", output, "-o", output.with_suffix(".html")))
-
-
-@click.command()
-@MODEL
-@_DATA
-@click.option(
-    "--accept", "acceptance", type=float, metavar="SHARE", help="Of correctly classified images; not with --check."
-)
-@click.option("--per-class", is_flag=True, help="Keep the share of each class by itself.")
-@click.option("--check", is_flag=True, help="Set nothing: see whether new benign images are still accepted.")
-@click.option("--state", type=_FILE, metavar="FILE.json", help="What --check has seen so far, from run to run.")
-@click.option("-n", type=int, default=1000, show_default=True, help="Leave this many test images to `cmt attack -n`.")
-@_SEED
-@_SIZE
-@click.option(
-    "-o", "--output", type=_FILE, help="Where the file goes; without it GUARD.onnx itself gets the threshold."
-)
-@DEVICE
-@THREADS
-@JSON
-def calibrate(model: Path, data: str, size: tuple[int, int] | None, check: bool, **options: Any) -> None:
-    """Set the threshold of GUARD.onnx so that it accepts the given share of correctly classified images.
-
-    The threshold is the largest with which the next correctly classified image is accepted with at least that
-    probability. It is measured on the test images of DATA that `cmt attack` with the same -n and --seed does not touch.
-
-    With --check nothing is set: all test images of DATA count as new ones, and the command ends with exit code 6 when
-    they show that the guard no longer accepts what it promised. It may be run every day.
-
-    Example: cmt calibrate guard.onnx --data mnist/ --accept 0.99 -o calibrated.onnx
-
-    Example: cmt calibrate calibrated.onnx --data today/ --check --state drift.json
-    """
-    if check == (options["acceptance"] is not None):
-        raise UsageError("calibrate: expected either --accept SHARE or --check, got both or none")
-    if not check and options["state"]:
-        raise UsageError("--state: expected --check beside it, got --accept; leave it out")
-    if check:
-        _check_drift(model, load_dataset(data, size=size), options)
-        return
-    _set_threshold(model, data, size, options)
-
-
-def _set_threshold(model: Path, data: str, size: tuple[int, int] | None, options: dict[str, Any]) -> None:
-    config = CalibrationConfig(**{name: options[name] for name in ("acceptance", "per_class", "n", "seed")})
-    target = options["output"] or model
-    check_output(target)
-    dataset = load_dataset(data, size=size)
-    with progress("calibrating") as report:
-        found = calibrate_file(
-            model, dataset, config, device=options["device"], threads=options["threads"], progress=report
-        )
-    with atomic_output(target) as temporary:
-        temporary.write_bytes(found.model)
-    if options["as_json"]:
-        facts = {name: value for name, value in vars(found).items() if name != "model"}
-        print_json({"file": str(target), "acceptance": config.acceptance, **facts})
-        return
-    right, low_high = found.right, found.interval
-    print_table(
-        f"calibrated {model} -> {target}",
-        [
-            ("threshold", found.threshold),
-            ("accepted", f"{found.reached:.4f} of {right} correctly classified images, asked for {config.acceptance}"),
-            ("95 % interval", f"{low_high[0]:.4f} to {low_high[1]:.4f}"),
-            (
-                "guaranteed",
-                f"the next one, with a probability of {config.acceptance}" + ", in each class" * config.per_class,
-            ),
-            ("without a threshold", f"{found.reachable:.4f}"),
-            ("held-out images", found.images),
-            ("their digest", found.data),
-        ],
-    )
-    click.echo(_next("attack", target, "--data", data, "-n", config.n, "--seed", config.seed))
-
-
-def _check_drift(model: Path, dataset: Dataset, options: dict[str, Any]) -> None:
-    """Print what new images say of the promise, and fail when they contradict it."""
-    with Guard(model, device=options["device"], threads=options["threads"]) as guard, progress("checking") as report:
-        found = check_drift(guard, dataset, options["state"], progress=lambda done: report(done, len(dataset.test)))
-    facts = {
-        "acceptance": found.acceptance,
-        "right": found.right,
-        "accepted": found.accepted,
-        "evidence": found.log_evidence / math.log(10),
-        "alarm": math.log10(ALARM),
-        "drifted": found.drifted,
-    }
-    if options["as_json"]:
-        print_json(facts)
-    else:
-        interval = share(found.accepted, found.right) if found.right else None
-        print_table(
-            f"checked {model}",
-            [
-                ("promised", f"{found.acceptance} of correctly classified images"),
-                ("accepted so far", f"{found.accepted} of {found.right}"),
-                ("95 % interval", "none" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"),
-                ("evidence of a drift", f"10^{facts['evidence']:.2f}, an alarm at 10^{facts['alarm']:.0f}"),
-            ],
-        )
-    if found.drifted:
-        raise GateFailed(
-            f"{model}: expected {found.acceptance} of correctly classified images accepted, got {found.accepted} of "
-            f"{found.right}; the images have changed, calibrate on some of them or train again"
-        )
+    click.echo(next_command("report", output, "-o", output.with_suffix(".html")))
 
 
 @click.command()
@@ -304,10 +185,6 @@ def _adoption(options: dict[str, Any]) -> Adoption | None:
 
 def _command_line(ctx: click.Context) -> str:
     return shlex.join([*ctx.command_path.split(), *ctx.meta[__name__]])
-
-
-def _next(*words: object) -> str:
-    return printable(f"next: cmt {shlex.join(map(str, words))}")
 
 
 def _without_pictures(results: Results) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""The values that options of the command line take: callbacks that parse what was typed, or refuse it as click does."""
+"""Options that several commands share, and the callbacks that parse what was typed or refuse it as click does."""
 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 
 import click
+
+from runtime.terminal import printable
 
 _LARGEST_SIDE = 4096
 
@@ -50,3 +53,13 @@ def _number(text: str, ctx: click.Context, param: click.Parameter) -> float:
     if not 0 <= number < math.inf:
         raise click.BadParameter(f"expected numbers of at least 0 such as 0.1 or 8/255, got {text!r}", ctx, param)
     return number
+
+
+DATA = click.option("--data", required=True, metavar="DATA", help="digits, a folder with train/ and test/, or an .npz.")
+SIZE = click.option("--size", metavar="HxW", callback=size, help="Fit every image file to this size.")
+SEED = click.option("--seed", type=int, default=0, show_default=True, help="What the sample is drawn with.")
+
+
+def next_command(*words: object) -> str:
+    """Return the line that says which command comes next."""
+    return printable(f"next: cmt {shlex.join(map(str, words))}")

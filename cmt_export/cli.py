@@ -18,7 +18,7 @@ COMMANDS = {
     "train": ("cmt_export.commands:train", "Train a network on labelled images."),
     "export": ("cmt_export.commands:export", "Write a checkpoint as one ONNX file with its reject rule inside."),
     "verify": ("cmt_export.commands:verify", "Check that a file decides like its checkpoint."),
-    "calibrate": ("calibration.cli:calibrate", "Set the acceptance threshold on held-out benign images."),
+    "calibrate": ("calibration.calibrate_command:calibrate", "Set the acceptance threshold on held-out benign images."),
     "attack": ("calibration.cli:attack", "Attack an exported file and count what it lets through."),
     "report": ("calibration.cli:report", "Turn results into one self-contained HTML page."),
     "score": ("runtime.cli:score", "Classify or reject every image of a folder."),

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from calibration.cli import attack, calibrate, report
+from calibration.calibrate_command import calibrate
+from calibration.cli import attack, report
 from calibration.results import Results
 from calibration.thresholds import held_out_images
 from cmt_export.cli import main
