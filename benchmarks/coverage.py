@@ -9,7 +9,6 @@ every network as ONNX, and what torch says of its gradient, into a cache outside
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import statistics
@@ -92,13 +91,9 @@ def export_all(names: Iterable[str], cache: Path) -> None:
     """Write the networks and torch's gradients; runs where torchvision is."""
     import torch
 
-    # torchvision's compiled operators do not load beside a CPU build of torch, and then its import fails for want of
-    # these two; no network here calls them.
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    with contextlib.suppress(RuntimeError):
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision
+    from benchmarks.torchvision_import import import_torchvision
+
+    torchvision = import_torchvision()
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     cache.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,8 @@ from cmt_export.training import OnStep, Step
 from runtime.atomic import atomic_output, check_output
 from runtime.errors import CmtError
 from runtime.guard import Guard
-from runtime.scoring import Summary, score_folder
+from runtime.scoring import score_folder
+from runtime.summary import Summary
 from runtime.terminal import Report, print_json, stages
 
 _EPSILON = 0.2

@@ -14,7 +14,7 @@ from runtime.errors import CmtError, UsageError
 
 
 @contextlib.contextmanager
-def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_output(path: str | os.PathLike[str], *, within: Path | None = None) -> Iterator[Path]:
     """Give a temporary file in the same folder to write to, and move it to `path` when the block ends well.
 
     The content is on disk before the move, and the move before the return. When the block raises, the temporary file
@@ -22,6 +22,7 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: The file to write; an existing regular file is replaced, a link is followed.
+        within: Another folder on the same disk for the temporary file.
 
     Yields:
         Path of the temporary file, empty, with the suffix of `path`.
@@ -30,18 +31,18 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
         CmtError: `path` cannot be written: no such folder, no permission, disk full, not a regular file.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name[-100:]}")
+    temporary = (within or target.parent) / f".tmp-{secrets.token_hex(4)}-{target.name[-100:]}"
     try:
         _create(target, temporary)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     try:
         yield temporary
         _commit(temporary, target)
     except OSError as error:
         if error.filename not in (None, str(temporary)):
             raise  # something else failed inside the block
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -92,5 +93,6 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def _unwritable(path: str | os.PathLike[str], error: OSError) -> CmtError:
+def unwritable(path: str | os.PathLike[str], error: OSError) -> CmtError:
+    """Return the one line for a file that cannot be written."""
     return CmtError(f"{str(path)!a}: expected to write it, got: {error.strerror}; choose another place")

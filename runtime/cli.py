@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from runtime.errors import SomeInputsFailed
-from runtime.terminal import print_json, print_table, progress
+from runtime.terminal import print_json, print_table
 
 MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="GUARD.onnx")
 DEVICE = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to run.")
@@ -20,52 +20,42 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON docu
 
 @click.command()
 @MODEL
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="FOLDER|GLOB|MANIFEST|ARCHIVE|-")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="FILE.csv, .jsonl or .parquet.")
 @click.option("--logits", is_flag=True, help="Write the logits too.")
+@click.option("--column", metavar="NAME", help="Where a manifest has its paths; else in path or uri.")
+@click.option("-0", "--null", is_flag=True, help="Paths on standard input end with null bytes.")
+@click.option("--sort-into", type=click.Path(), metavar="DIR", help="Copy files into accepted/CLASS/ and rejected/.")
+@click.option("--link", type=click.Choice(["hard", "symbolic"]), help="Link them there instead.")
+@click.option("--summary", is_flag=True, help="Show counts per class; accuracy where folders are named like classes.")
+@click.option("--shard", default="0/1", metavar="i/N", help="Score every N-th block of files, from number i on.")
+@click.option("--max-errors", type=int, metavar="N", help="Stop when more files than this cannot be used.")
+@click.option("--resume/--fresh", default=True, help="Go on where a killed run was, or start over.  [default: resume]")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who scores.")
+@click.option("--address", metavar="ADDRESS", help="Of a running Ray cluster; by default one is started here.")
 @click.option("--batch", type=int, metavar="N", help="Images per run, 32 unless said otherwise.")
 @DEVICE
-@THREADS
+@click.option("--threads", type=int, metavar="N", help="Processors to use; by default those this process may use.")
 @JSON
-def score(
-    model: Path,
-    folder: Path,
-    output: Path,
-    logits: bool,
-    batch: int | None,
-    device: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Classify or reject every file in FOLDER, one row each.
+def score(model: Path, inputs: str, output: Path, as_json: bool, **options: Any) -> None:
+    """Classify or reject every image, one row each.
 
-    Subfolders are included. A file that cannot be used gets a row with the reason, and the command ends with exit
-    code 5. The output appears whole or not at all.
+    Images come from a folder with its subfolders, a quoted glob, a .csv, .jsonl or .parquet manifest with a column of
+    paths, a .tar or .zip, or - for paths on standard input. A file that cannot be used gets a row with the reason, and
+    the command ends with exit code 5. The output appears whole or not at all; after a kill, the same command goes on.
 
     Example: cmt score guard.onnx photos/ -o verdicts.csv
     """
-    from runtime.guard import BATCH, Guard
-    from runtime.scoring import score_folder
+    from runtime.score_command import run
 
-    with Guard(model, device=device, threads=threads) as guard:
-        with progress("scoring") as report:
-            summary = score_folder(
-                guard, folder, output, logits=logits, batch=BATCH if batch is None else batch, progress=report
-            )
-        facts = {**asdict(summary), "output": str(output), "model": guard.digest, "device": guard.device}
+    report = run(model, inputs, output, **options)
     if as_json:
-        print_json(facts)
+        print_json(report.facts)
     else:
-        print_table(
-            f"{summary.images} files -> {output}",
-            [("accepted", summary.accepted)]
-            + [(f"rejected: {reason}", count) for reason, count in sorted(summary.rejected.items())]
-            + [(f"failed: {reason}", count) for reason, count in sorted(summary.failed.items())],
-        )
-    failed = sum(summary.failed.values())
-    if failed:
+        print_table(report.title, report.rows)
+    if report.failed:
         raise SomeInputsFailed(
-            f"expected {summary.images} usable images, got {failed} that are not; their rows in {output} say why"
+            f"expected {report.images} usable images, got {report.failed} that are not; their rows in {output} say why"
         )
 
 

@@ -11,12 +11,13 @@ from runtime.cpus import affinity_cpus, cgroup_cpus, usable_cpus
 from runtime.elf import missing_libraries
 from runtime.session import available_providers, cuda_library, try_provider
 
-PACKAGES = ("cmt", "numpy", "onnxruntime", "onnxruntime-gpu", "Pillow", "click", "rich", "onnx", "torch")
+PACKAGES = ("cmt", "numpy", "onnxruntime", "onnxruntime-gpu", "Pillow", "simplejpeg", "click", "rich", "onnx", "torch")
 ATTACK = ("onnx", "scipy", "matplotlib", "jinja2")
 TRAIN = (*ATTACK, "torch", "onnxscript", "sklearn")
 NEEDS = {
     "score": ("PIL",),
     "score -o x.parquet": ("PIL", "pyarrow"),
+    "score --engine ray": ("PIL", "pyarrow", "ray"),
     "attack": ATTACK,
     "calibrate": ATTACK,
     "quantize": ATTACK,
@@ -30,6 +31,7 @@ NEEDS = {
 EXTRAS = {
     "PIL": "cmt",
     "pyarrow": "cmt[parquet]",
+    "ray": "cmt[ray]",
     "torch": "cmt[train]",
     "onnxscript": "cmt[train]",
     "sklearn": "cmt[train]",

@@ -4,79 +4,143 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
 
 from runtime.errors import UsageError
-from runtime.sinks import FORMULA_STARTS
+from runtime.sorted_entries import identity, sorted_entries
 
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+FORMULA_STARTS = ("=", "+", "-", "@")
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\\\]")
+MAGIC = re.compile(r"[*?\[]")
 
 
-def list_files(folder: Path, *, leave_out: Path | None = None) -> Iterator[Path]:
+def list_files(
+    folder: str | os.PathLike[str], *, pattern: str = "", leave_out: Collection[str | os.PathLike[str]] = ()
+) -> Iterator[str]:
     """Yield everything in a folder that is no folder, recursively and in the order of the names' bytes.
 
     Links to folders are followed, except back into a folder they lie in. A subfolder that cannot be listed is yielded
-    itself, so that it gets a row; so are broken links, pipes and devices.
+    itself, so that it gets a row; so are broken links, pipes and devices. Memory does not grow with the folder.
 
     Args:
         folder: Where to look.
-        leave_out: A file that gets no row: the output itself.
+        pattern: Only what matches it, in the shell's way: ``*``, ``?``, ``[a-z]`` within a name, ``**`` for any number
+            of folders; hidden names only where it names the dot. Empty matches everything.
+        leave_out: Files and folders that get no row: the output itself.
 
     Yields:
-        Paths that start with `folder`.
+        Paths below `folder`, with slashes.
 
     Raises:
         UsageError: `folder` is missing, no folder or cannot be listed.
     """
+    root = os.fspath(folder)
     try:
-        names = _names(folder)
+        stack = [("", sorted_entries(root), identity(root))]
     except OSError as error:
-        raise UsageError(
-            f"{str(folder)!a}: expected a folder of images, got: {error.strerror}; check the path"
-        ) from None
-    hidden = None if leave_out is None else os.path.realpath(leave_out)
-    for path in _walk(folder, names, (_identity(folder),)):
-        if hidden is None or os.path.realpath(path) != hidden:
-            yield path
+        got = f"got: {error.strerror}; check the path"
+        raise UsageError(f"{root!a}: expected a folder of images, {got}") from None
+    wanted = tuple(pattern.split("/"))
+    hidden = {os.path.realpath(path) for path in leave_out}
+    hidden_names = {os.path.basename(path) for path in hidden}
+    while stack:
+        prefix, entries, _ = stack[-1]
+        for entry in entries:
+            relative = prefix + entry.name
+            if (entry.is_link or entry.name in hidden_names) and _real(root, relative) in hidden:
+                continue
+            if not entry.is_folder:
+                if not pattern or _matches(relative.split("/"), wanted):
+                    yield relative
+            elif not pattern or _may_hold(relative.split("/"), wanted):
+                path = os.path.join(root, relative)
+                try:
+                    inside, own = sorted_entries(path), identity(path)
+                except OSError:
+                    yield relative
+                    continue
+                if all(own != above for _, _, above in stack):
+                    stack.append((relative + "/", inside, own))
+                    break
+        else:
+            stack.pop()
 
 
-def _walk(folder: Path, names: list[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    for name in names:
-        path = folder / name
-        if not os.path.isdir(path):
-            yield path
-            continue
+def _real(root: str, relative: str) -> str:
+    return os.path.realpath(os.path.join(root, relative))
+
+
+def count_files(folder: str | os.PathLike[str]) -> int:
+    """Return about how many files `list_files` yields, without sorting anything; links to folders are not followed."""
+    count, folders = 0, [os.fspath(folder)]
+    while folders:
         try:
-            inner, identity = _names(path), _identity(path)
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        count += 1
         except OSError:
-            yield path
-            continue
-        if identity not in above:
-            yield from _walk(path, inner, (*above, identity))
+            count += 1
+    return count
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder), key=os.fsencode)
+def split_pattern(pattern: str) -> tuple[str, str]:
+    """Split a glob into the folder before the first ``*``, ``?`` or ``[``, and the pattern below it."""
+    parts = pattern.split("/")
+    first = next(index for index, part in enumerate(parts) if MAGIC.search(part))
+    folder = "/".join(parts[:first])
+    return folder or ("/" if first else "."), "/".join(parts[first:])
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def key(path: Path, folder: Path) -> str:
-    r"""Return the name of a file in its row: its path below `folder`, unique and safe to write anywhere.
+def key(name: str) -> str:
+    r"""Return how a file is named in its row: unique and safe to write anywhere.
 
     Slashes separate; a backslash is doubled; a byte that is no UTF-8 becomes ``\xNN``, and so does a control
     character (``\uNNNN`` beyond ASCII), so that a key is one line; a name that a spreadsheet would run as a formula
     starts with ``./``, which names the same file.
+
+    Args:
+        name: Path below the folder, or as the manifest has it.
     """
-    relative = path.relative_to(folder).as_posix().replace("\\", "\\\\")
-    name = CONTROL.sub(_escape, os.fsencode(relative).decode("utf-8", "backslashreplace"))
+    if not (name.isascii() and name.isprintable() and "\\" not in name):
+        name = UNSAFE.sub(_escape, name)
     return "./" + name if name.startswith(FORMULA_STARTS) else name
 
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
+    if match[0] == "\\":
+        return "\\\\"
+    if 0xDC80 <= code < 0xDD00:  # how Python spells a byte that is no UTF-8
+        code -= 0xDC00
+        return f"\\x{code:02x}"
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
+
+
+def _matches(parts: list[str], pattern: tuple[str, ...]) -> bool:
+    """Whether a whole path matches a whole pattern."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or (_visible(parts, "*") and _matches(parts[1:], pattern))
+    return _visible(parts, pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _may_hold(parts: list[str], pattern: tuple[str, ...]) -> bool:
+    """Whether something below this folder can match the pattern."""
+    if not parts:
+        return bool(pattern)
+    if not pattern:
+        return False
+    if pattern[0] == "**":
+        return _may_hold(parts, pattern[1:]) or (_visible(parts, "*") and _may_hold(parts[1:], pattern))
+    return _visible(parts, pattern[0]) and _may_hold(parts[1:], pattern[1:])
+
+
+def _visible(parts: list[str], pattern: str) -> bool:
+    if not parts or (parts[0].startswith(".") and not pattern.startswith(".")):
+        return False
+    return fnmatchcase(parts[0], pattern)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from runtime.cpus import usable_cpus
 from runtime.errors import ImageError, UsageError
 from runtime.images import CHANNELS, read
+from runtime.ordered import ordered_map
 from runtime.spec import GuardSpec
 from runtime.verdicts import Verdicts
 
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
 
 Path: TypeAlias = "str | os.PathLike[str]"
 Decoded: TypeAlias = "NDArray[np.uint8] | ImageError"
+
+
+class Loaded(NamedTuple):
+    """An image file that was read.
+
+    Attributes:
+        name: How its row names it.
+        decoded: Its pixels, or why there are none.
+        size: Bytes of the file; None where nobody knows them.
+    """
+
+    name: str
+    decoded: Decoded
+    size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +54,7 @@ class Row:
         reason: Empty when accepted. ``pair-mismatch``, ``low-confidence``, ``detected`` or ``non-finite`` when the
             guard rejected; else why the file could not be used, e.g. ``unreadable``.
         message: What was expected and what came, for a file that could not be used; else empty.
+        size: Bytes of the file; None where nobody knows them.
         logits: float32 ``(K,)``, Z*; None where the file could not be used.
     """
 
@@ -49,6 +65,7 @@ class Row:
     confidence: float | None = None
     reason: str = ""
     message: str = ""
+    size: int | None = None
     logits: NDArray[np.float32] | None = field(default=None, compare=False)
 
     @property
@@ -89,8 +106,8 @@ def classify_files(guard: Guard, paths: Iterable[Path], *, batch: int) -> Iterat
     Args:
         guard: The guard to ask.
         paths: Image files; they are read a little ahead, never all at once.
-        batch: Images per run, at least 1; the last run is padded with black images, so that no verdict depends on
-            how many files there are.
+        batch: Images per run, at least 1; every run is padded to it, so that no verdict depends on how many files
+            there are.
 
     Yields:
         One row a path, in order.
@@ -99,70 +116,69 @@ def classify_files(guard: Guard, paths: Iterable[Path], *, batch: int) -> Iterat
         UsageError: `batch` is below 1, the guard takes neither grey nor RGB images, or it is closed.
         ModelError: As for `Guard.classify`.
     """
+    check_batch(guard, batch)
+
+    def decode(path: Path) -> Decoded:
+        try:
+            return read(path, guard.spec.input)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(usable_cpus(), thread_name_prefix="cmt-decode") as pool:
+        ahead = ordered_map(pool, lambda path: Loaded(os.fsdecode(path), decode(path)), paths, ahead=batch)
+        with closing(ahead) as decoded:
+            while block := list(islice(decoded, batch)):
+                yield from judge(guard, block, batch)
+
+
+def check_batch(guard: Guard, batch: int) -> None:
+    """Find out before any work whether files can be scored so.
+
+    Raises:
+        UsageError: `batch` is below 1, or the guard takes neither grey nor RGB images.
+    """
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise UsageError(f"batch: expected a whole number >= 1, got {batch!a:.80}")
     if guard.spec.input.channels not in CHANNELS:
         raise UsageError(
             f"expected a guard of 1 or 3 channels, got {guard.spec.input.channels}; pass arrays to classify"
         )
-    waiting: list[tuple[str, Decoded]] = []
-    images = 0
-    for path, decoded in _decode_ahead(guard.spec, iter(paths), batch):
-        waiting.append((path, decoded))
-        images += not isinstance(decoded, ImageError)
-        if images == batch or not images or len(waiting) == 2 * batch:
-            yield from _judge(guard, waiting, batch)
-            waiting, images = [], 0
-    yield from _judge(guard, waiting, batch)
 
 
-def _decode_ahead(spec: GuardSpec, paths: Iterator[Path], batch: int) -> Iterator[tuple[str, Decoded]]:
-    """Decode in a few threads, at most two batches ahead of what is consumed."""
+def judge(guard: Guard, block: Sequence[Loaded], batch: int) -> Iterator[Row]:
+    """Classify or reject a few decoded files in one run.
 
-    def decode(path: Path) -> Decoded:
-        try:
-            return read(path, spec.input)
-        except ImageError as error:
-            return error
+    Args:
+        guard: The guard to ask.
+        block: At most `batch` files.
+        batch: Images per run; black ones fill it up.
 
-    ahead: deque[tuple[str, Future[Decoded]]] = deque()
-    pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="cmt-decode")
-    try:
-        while True:
-            for path in islice(paths, 2 * batch - len(ahead)):
-                ahead.append((os.fsdecode(path), pool.submit(decode, path)))
-            if not ahead:
-                return
-            path_, future = ahead.popleft()
-            yield path_, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _judge(guard: Guard, waiting: list[tuple[str, Decoded]], batch: int) -> Iterator[Row]:
-    """Run one batch and put its verdicts back between the files that have none."""
-    images = [decoded for _, decoded in waiting if not isinstance(decoded, ImageError)]
+    Yields:
+        One row a file, in order.
+    """
+    images = [file.decoded for file in block if not isinstance(file.decoded, ImageError)]
     judged: Iterator[Row] = iter(())
     if images:
         padded = np.zeros((batch, *guard.spec.input_shape), np.uint8)
         padded[: len(images)] = images
-        paths = [path for path, decoded in waiting if not isinstance(decoded, ImageError)]
-        judged = _rows(paths, guard.classify(padded)[: len(images)], guard.spec)
-    for path, decoded in waiting:
+        usable = [file for file in block if not isinstance(file.decoded, ImageError)]
+        judged = _rows(usable, guard.classify(padded)[: len(images)], guard.spec)
+    for name, decoded, size in block:
         if isinstance(decoded, ImageError):
-            yield Row(path=path, reason=decoded.reason, message=str(decoded))
+            yield Row(path=name, reason=decoded.reason, message=str(decoded), size=size)
         else:
             yield next(judged)
 
 
-def _rows(paths: list[str], verdicts: Verdicts, spec: GuardSpec) -> Iterator[Row]:
-    for path, verdict, reason, logits in zip(paths, verdicts, reasons(verdicts, spec), verdicts.logits, strict=True):
+def _rows(files: list[Loaded], verdicts: Verdicts, spec: GuardSpec) -> Iterator[Row]:
+    for file, verdict, reason, logits in zip(files, verdicts, reasons(verdicts, spec), verdicts.logits, strict=True):
         yield Row(
-            path=path,
+            path=file.name,
             label=None if verdict.label < 0 else verdict.label,
             class_name=verdict.name,
             accepted=verdict.accepted,
             confidence=verdict.confidence,
             reason=reason,
+            size=file.size,
             logits=logits,
         )

@@ -1,108 +1,141 @@
-"""Where verdict rows go: csv, jsonl or parquet, by the suffix of the file.
+"""How verdict rows are written: csv, jsonl or parquet, by the suffix of the file.
 
-All hold the same columns: path, label, class_name, accepted, confidence, reason, model, and logits on request.
+All hold the same columns: path, label, class_name, accepted, confidence, reason, model, size; logits on request.
+Rows are encoded where they are made and joined where the file is, so that a file is the same however its rows came.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from runtime.errors import UsageError
+from runtime.listing import FORMULA_STARTS
+from runtime.parquet import pyarrow_parquet
 from runtime.rows import Row
 
-COLUMNS = ("path", "label", "class_name", "accepted", "confidence", "reason", "model")
-FORMULA_STARTS = ("=", "+", "-", "@")
+COLUMNS = ("path", "label", "class_name", "accepted", "confidence", "reason", "model", "size")
 PARQUET_ROWS = 4096
 
-Write: TypeAlias = Callable[[Row], None]
-Sink: TypeAlias = Callable[[Path, str, bool], AbstractContextManager[Write]]
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns a file has.
+
+    Attributes:
+        model: Digest for the column `model`.
+        logits: Whether Z* is written, last.
+    """
+
+    model: str
+    logits: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns in their order."""
+        return COLUMNS + ("logits",) * self.logits
 
 
-def sink_for(path: Path) -> Sink:
-    """Return the sink that belongs to the suffix of a file.
+class Format(NamedTuple):
+    """A way to write rows.
 
-    A sink is called with the file to write, the digest for the column `model` and whether to write logits; in its
-    ``with`` block it hands out a function that takes one row.
+    Attributes:
+        encode: Turns rows into bytes, which can be joined with other rows' bytes.
+        join: Writes a file from those bytes, in order.
+    """
+
+    encode: Callable[[Iterable[Row], Columns], bytes]
+    join: Callable[[Path, Iterable[bytes], Columns], None]
+
+
+def format_for(path: Path) -> Format:
+    """Return the format that belongs to the suffix of a file.
 
     Raises:
         UsageError: The suffix is none of .csv, .jsonl and .parquet, or pyarrow is missing for .parquet.
     """
-    sinks: dict[str, Sink] = {".csv": csv_sink, ".jsonl": jsonl_sink, ".parquet": parquet_sink}
-    if path.suffix not in sinks:
-        raise UsageError(f"output: expected a name that ends in {', '.join(sinks)}, got {path.name!a}")
+    if path.suffix not in FORMATS:
+        raise UsageError(f"output: expected a name that ends in {', '.join(FORMATS)}, got {path.name!a}")
     if path.suffix == ".parquet":
-        _pyarrow()
-    return sinks[path.suffix]
+        pyarrow_parquet()
+    return FORMATS[path.suffix]
 
 
-@contextmanager
-def csv_sink(path: Path, model: str, logits: bool) -> Iterator[Write]:
-    """Write UTF-8 csv with a header line; logits as one JSON list in a cell.
+def encode_csv(rows: Iterable[Row], columns: Columns) -> bytes:
+    """Return rows as UTF-8 csv; logits as one JSON list in a cell.
 
     A class name a spreadsheet would run as a formula gets a leading apostrophe; the number beside it says which class
     it is. Paths never start that way, see `runtime.listing.key`.
     """
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS + ("logits",) * logits)
-
-        def write(row: Row) -> None:
-            cells = _cells(row, model, logits)
-            if row.class_name.startswith(FORMULA_STARTS):
-                cells["class_name"] = "'" + row.class_name
-            cells["accepted"] = "true" if row.accepted else "false"
-            if logits and row.logits is not None:
-                cells["logits"] = json.dumps(cells["logits"])
-            writer.writerow(cells.values())
-
-        yield write
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        cells = _cells(row, columns)
+        if row.class_name.startswith(FORMULA_STARTS):
+            cells["class_name"] = "'" + row.class_name
+        cells["accepted"] = "true" if row.accepted else "false"
+        if cells.get("logits") is not None:
+            cells["logits"] = json.dumps(cells["logits"])
+        writer.writerow(cells.values())
+    return text.getvalue().encode()
 
 
-@contextmanager
-def jsonl_sink(path: Path, model: str, logits: bool) -> Iterator[Write]:
-    """Write one JSON object a line, UTF-8; what has no value is null, a logit that is not finite too."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-
-        def write(row: Row) -> None:
-            cells = _cells(row, model, logits)
-            file.write(json.dumps(cells, ensure_ascii=False, allow_nan=False) + "\n")
-
-        yield write
+def encode_jsonl(rows: Iterable[Row], columns: Columns) -> bytes:
+    """Return one JSON object a line, UTF-8; what has no value is null, a logit that is not finite too."""
+    lines = (json.dumps(_cells(row, columns), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    return "".join(lines).encode()
 
 
-@contextmanager
-def parquet_sink(path: Path, model: str, logits: bool) -> Iterator[Write]:
-    """Write parquet: label int32, accepted bool, confidence float32, logits list of float32, the rest strings."""
-    pyarrow = _pyarrow()
+def join_csv(path: Path, encoded: Iterable[bytes], columns: Columns) -> None:
+    """Write a header line and rows."""
+    with path.open("wb") as file:
+        file.write((",".join(columns.names) + "\n").encode())
+        file.writelines(encoded)
+
+
+def join_jsonl(path: Path, encoded: Iterable[bytes], columns: Columns) -> None:
+    """Write rows."""
+    with path.open("wb") as file:
+        file.writelines(encoded)
+
+
+def join_parquet(path: Path, encoded: Iterable[bytes], columns: Columns) -> None:
+    """Write parquet from JSON lines: label int32, accepted bool, confidence float32, logits list of float32.
+
+    Size is int64, the rest strings. Row groups are of one size, so that the file does not depend on how its rows came.
+    """
+    parquet, pyarrow = pyarrow_parquet(), import_module("pyarrow")
     types = {"label": pyarrow.int32(), "accepted": pyarrow.bool_(), "confidence": pyarrow.float32()}
-    types["logits"] = pyarrow.list_(pyarrow.float32())
-    names = COLUMNS + ("logits",) * logits
-    schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in names])
-    waiting: list[dict[str, Any]] = []
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-
-        def flush() -> None:
-            writer.write_table(pyarrow.Table.from_pylist(waiting, schema))
-            waiting.clear()
-
-        def write(row: Row) -> None:
-            waiting.append(_cells(row, model, logits))
-            if len(waiting) == PARQUET_ROWS:
-                flush()
-
-        yield write
-        flush()
+    types |= {"logits": pyarrow.list_(pyarrow.float32()), "size": pyarrow.int64()}
+    schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in columns.names])
+    rows = (json.loads(line) for lines in encoded for line in lines.split(b"\n") if line)
+    with parquet.ParquetWriter(path, schema) as writer:
+        for group in _groups(rows):
+            writer.write_table(pyarrow.Table.from_pylist(group, schema))
 
 
-def _cells(row: Row, model: str, logits: bool) -> dict[str, Any]:
+FORMATS = {
+    ".csv": Format(encode_csv, join_csv),
+    ".jsonl": Format(encode_jsonl, join_jsonl),
+    ".parquet": Format(encode_jsonl, join_parquet),
+}
+
+
+def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while group := list(islice(rows, PARQUET_ROWS)):
+        yield group
+
+
+def _cells(row: Row, columns: Columns) -> dict[str, Any]:
     cells: dict[str, Any] = {
         "path": row.path,
         "label": row.label,
@@ -110,9 +143,10 @@ def _cells(row: Row, model: str, logits: bool) -> dict[str, Any]:
         "accepted": row.accepted,
         "confidence": None if row.confidence is None else _shortest(row.confidence),
         "reason": row.reason,
-        "model": model,
+        "model": columns.model,
+        "size": row.size,
     }
-    if logits:
+    if columns.logits:
         cells["logits"] = None if row.logits is None else [_shortest(logit) for logit in row.logits]
     return cells
 
@@ -120,13 +154,3 @@ def _cells(row: Row, model: str, logits: bool) -> dict[str, Any]:
 def _shortest(number: float | np.float32) -> float | None:
     """Return the number with the fewest digits that is the same float32; None where it is not finite."""
     return float(str(np.float32(number))) if np.isfinite(number) else None
-
-
-def _pyarrow() -> Any:
-    try:
-        import_module("pyarrow.parquet")
-        return import_module("pyarrow")
-    except ImportError:
-        raise UsageError(
-            "output: expected pyarrow for .parquet, got none; install cmt[parquet] or write .csv"
-        ) from None

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import CmtError, Guard, UsageError
-from runtime.scoring import Summary, score_folder
+from runtime import CmtError, Guard, UsageError, Verdicts
+from runtime.scoring import score_folder
+from runtime.summary import Summary
 from tests.runtime.guard_files import Recipe, random_images
 from tests.runtime.image_files import encode
 from tests.runtime.privileges import without_privileges
@@ -76,10 +77,11 @@ def test_the_output_may_lie_in_the_folder(guard: Guard, folder: Path) -> None:
     assert "rows.csv" not in {row["path"] for row in rows(output)}
 
 
-def test_progress_counts_every_row(guard: Guard, folder: Path, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    score_folder(guard, folder, tmp_path / "rows.csv", progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 13) for done in range(1, 14)]
+def test_progress_goes_from_nothing_to_all(guard: Guard, folder: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    score_folder(guard, folder, tmp_path / "rows.csv", batch=4, progress=lambda *told: seen.append(told))
+    assert [done for done, _ in seen] == [0, 4, 8, 12, 13]
+    assert all(total is None or total >= done for done, total in seen)
 
 
 def test_an_unreadable_folder_gets_a_row(guard: Guard, public_folder: Path) -> None:
@@ -98,17 +100,27 @@ def test_an_unreadable_folder_gets_a_row(guard: Guard, public_folder: Path) -> N
     assert summary == Summary(images=2, accepted=0, rejected={}, failed={"not-a-file": 1, "unreadable": 1})
 
 
-def test_a_file_that_vanishes_gets_a_row(guard: Guard, folder: Path, tmp_path: Path) -> None:
-    def vanish(done: int, total: int) -> None:
-        (folder / "sub" / "5.png").unlink(missing_ok=True)
+def test_files_that_vanish_or_change_get_a_row(
+    model_path: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.scoring.usable_cpus", lambda: 1)
+    monkeypatch.setattr("runtime.engines._AHEAD", 1)
 
-    score_folder(guard, folder, tmp_path / "rows.csv", batch=1, progress=vanish)
+    class Vanishing(Guard):
+        def classify(self, images: np.ndarray) -> Verdicts:
+            (folder / "sub" / "5.png").unlink(missing_ok=True)
+            (folder / "sub" / "3.png").write_bytes((folder / "sub" / "3.png").read_bytes()[:50])
+            return super().classify(images)
+
+    with Vanishing(model_path, device="cpu", threads=1) as guard:
+        score_folder(guard, folder / "sub", tmp_path / "rows.csv", batch=1)
     found = {row["path"]: row["reason"] for row in rows(tmp_path / "rows.csv")}
-    assert found["sub/5.png"] == "unreadable"
+    assert found["5.png"] == found["3.png"] == "unreadable"
+    assert len(found) == 3
 
 
-def test_a_stop_leaves_nothing(guard: Guard, folder: Path, tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
+def test_a_stop_before_anything_is_done_leaves_nothing(guard: Guard, folder: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int | None) -> None:
         raise KeyboardInterrupt("now")
 
     with pytest.raises(KeyboardInterrupt, match="now"):

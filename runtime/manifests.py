@@ -1,0 +1,136 @@
+"""Lists of images: csv, jsonl or parquet with a column of paths, or paths on standard input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from runtime.errors import UsageError, one_line
+from runtime.parquet import pyarrow_parquet
+
+COLUMNS = ("path", "uri")
+_LONGEST = 1 << 20
+_CHUNK = 1 << 16
+
+
+def read_manifest(manifest: str, column: str | None = None) -> Iterator[str]:
+    """Yield the paths or URIs of a manifest in its order, a little at a time.
+
+    Args:
+        manifest: A .csv with a header line, a .jsonl with one object a line, or a .parquet.
+        column: Where the paths are; by default in ``path``, else in ``uri``.
+
+    Raises:
+        UsageError: It cannot be read, has no such column, or a row without a path; pyarrow is missing for .parquet.
+    """
+    rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}[os.path.splitext(manifest)[1]]
+    try:
+        for number, path in enumerate(rows(manifest, column), start=1):
+            if not isinstance(path, str) or not path:
+                raise UsageError(f"{manifest!a}, row {number}: expected a path, got {path!a:.80}; remove the row")
+            yield path
+    except OSError as error:
+        got = error.strerror or one_line(error)
+        raise UsageError(f"{manifest!a}: expected a readable manifest, got: {got}; check the path") from None
+
+
+def count_rows(manifest: str) -> int:
+    """Return about how many rows a manifest has: exact for parquet, lines for the others, 0 for what is unreadable."""
+    try:
+        if manifest.endswith(".parquet"):
+            return int(pyarrow_parquet().ParquetFile(manifest).metadata.num_rows)
+        with open(manifest, "rb") as file:
+            lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))
+        return lines - manifest.endswith(".csv")
+    except Exception:  # a broken parquet file raises as it likes; reading it for the rows says what is wrong
+        return 0
+
+
+def read_standard_input(*, null: bool = False) -> Iterator[str]:
+    """Yield the paths on standard input, one a line, or ended by null bytes as ``find -print0`` writes them.
+
+    Raises:
+        UsageError: A path is longer than 1 MiB.
+    """
+    end = b"\0" if null else b"\n"
+    for record in _records(sys.stdin.buffer, end, "standard input"):
+        if path := record.removesuffix(end):
+            yield os.fsdecode(path)
+
+
+def _csv_rows(manifest: str, column: str | None) -> Iterator[Any]:
+    with open(manifest, "rb") as file:
+        lines = (line.decode("utf-8", "surrogateescape") for line in _records(file, b"\n", manifest))
+        rows = csv.reader(lines, strict=True)
+        try:
+            header = [name.removeprefix("\ufeff") for name in next(rows, [])]
+            index = header.index(_choose(manifest, header, column))
+            for row in rows:
+                if row:
+                    yield row[index] if index < len(row) else None
+        except csv.Error as error:
+            raise UsageError(f"{manifest!a}, line {rows.line_num}: expected csv, got: {one_line(error)}") from None
+
+
+def _jsonl_rows(manifest: str, column: str | None) -> Iterator[Any]:
+    with open(manifest, "rb") as file:
+        chosen = column
+        for number, line in enumerate(_records(file, b"\n", manifest), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8", "surrogateescape"))
+            except (ValueError, RecursionError) as error:
+                raise UsageError(f"{manifest!a}, line {number}: expected JSON, got: {one_line(error)}") from None
+            if not isinstance(row, dict):
+                raise UsageError(f"{manifest!a}, line {number}: expected an object, got {type(row).__name__}")
+            chosen = chosen or _choose(manifest, list(row), None)
+            yield row.get(chosen)
+
+
+def _parquet_rows(manifest: str, column: str | None) -> Iterator[Any]:
+    parquet = pyarrow_parquet()
+    with open(manifest, "rb") as opened:
+        try:
+            file = parquet.ParquetFile(opened)
+            names = list(file.schema_arrow.names)
+            chosen = _choose(manifest, names, column)
+            for batch in file.iter_batches(batch_size=4096, columns=[chosen]):
+                yield from batch.column(0).to_pylist()
+        except UsageError:
+            raise
+        except Exception as error:  # pyarrow has no common base class for what can go wrong
+            raise UsageError(f"{manifest!a}: expected parquet, got: {one_line(error)}") from None
+
+
+def _choose(manifest: str, names: list[str], column: str | None) -> str:
+    wanted = (column,) if column is not None else COLUMNS
+    for name in wanted:
+        if name in names:
+            return name
+    got = ", ".join(names) or "none"
+    expected = " or ".join(wanted)
+    raise UsageError(f"{manifest!a}: expected a column {expected!a}, got {got!a:.200}; name another with --column")
+
+
+def _records(file: BinaryIO | io.BufferedIOBase, end: bytes, name: str) -> Iterator[bytes]:
+    """Yield records with their end; none is held that is longer than a path can be."""
+    if end == b"\n":
+        while record := file.readline(_LONGEST):
+            if len(record) == _LONGEST:
+                raise UsageError(f"{name!a}: expected lines of less than 1 MiB, got a longer one")
+            yield record
+        return
+    rest = b""
+    while chunk := file.read(_CHUNK):
+        *records, rest = (rest + chunk).split(end)
+        yield from records
+        if len(rest) >= _LONGEST:
+            raise UsageError(f"{name!a}: expected paths of less than 1 MiB, got a longer one")
+    if rest:
+        yield rest

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import CmtError, ImageError, UsageError
+from runtime.inputs import Source
+from runtime.rows import Row
+from runtime.sorting import SortPlan, place
+from tests.runtime.privileges import without_privileges
+
+KEPT = Row(path="", label=0, class_name="cat", accepted=True, confidence=1.0)
+REFUSED = Row(path="", label=0, class_name="cat", confidence=1.0, reason="pair-mismatch")
+BAD = Row(path="", reason="unreadable")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> str:
+    (tmp_path / "image.png").write_bytes(b"content")
+    return str(tmp_path / "image.png")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("link", ["", "hard", "symbolic"])
+def test_images_go_where_their_verdict_says(tmp_path: Path, image: str, link: str) -> None:
+    plan = SortPlan(folder=str(tmp_path / "out"), link=link)
+    for _ in range(2):  # doing it again changes nothing
+        place(plan, "sub/a.png", image, KEPT)
+        place(plan, "sub/b.png", image, REFUSED)
+        place(plan, "c.png", image, BAD)
+    names = ["accepted/cat/sub/a.png", "rejected/c.png", "rejected/sub/b.png"]
+    assert tree(tmp_path / "out") == dict.fromkeys(names, b"content")
+    kept = tmp_path / "out" / names[0]
+    assert kept.is_symlink() == (link == "symbolic")
+    assert kept.samefile(image) == (link != "")
+
+
+def test_content_of_an_archive_is_written(tmp_path: Path) -> None:
+    place(SortPlan(folder=str(tmp_path / "out")), "a.png", b"content", KEPT)
+    assert tree(tmp_path / "out") == {"accepted/cat/a.png": b"content"}
+
+
+@pytest.mark.parametrize("link", ["", "hard", "symbolic"])
+@pytest.mark.parametrize("source", ["missing", "pipe", ImageError("expected ...", reason="not-a-file")], ids=str)
+def test_what_cannot_be_read_stays(tmp_path: Path, link: str, source: Source) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    source = str(tmp_path / source) if isinstance(source, str) else source
+    place(SortPlan(folder=str(tmp_path / "out"), link=link), "a.png", source, BAD)
+    assert tree(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.png", "/abs/a.png", "sub/../../a.png", "./a.png", "a//b.png", "nul\0.png", "..", "-o"]
+)
+def test_no_name_leads_out(tmp_path: Path, image: str, name: str) -> None:
+    place(SortPlan(folder=str(tmp_path / "in" / "out")), name, image, KEPT)
+    outside = {path for path in tree(tmp_path) if not path.startswith("in/out/accepted/cat/")}
+    assert outside == {"image.png"}
+
+
+def test_no_class_leads_out_and_no_two_share_a_folder(tmp_path: Path, image: str) -> None:
+    names = ["..", ".", "a/b", "a%2Fb", "../../up", "é", "con\\aux", "%2E", "%2E."]
+    for name in names:
+        row = Row(path="", label=0, class_name=name, accepted=True, confidence=1.0)
+        place(SortPlan(folder=str(tmp_path / "out")), "a.png", image, row)
+    folders = list((tmp_path / "out" / "accepted").iterdir())
+    assert len(folders) == len(names)
+    assert {path.name for folder in folders for path in folder.iterdir()} == {"a.png"}
+
+
+def test_a_half_written_copy_of_a_killed_run_is_replaced(tmp_path: Path, image: str) -> None:
+    plan = SortPlan(folder=str(tmp_path / "out"))
+    place(plan, "a.png", image, KEPT)
+    folder = tmp_path / "out" / "accepted" / "cat"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(CmtError, match="expected to write it, got: No space left"):
+            place(plan, "a.png", image, KEPT)
+    assert os.listdir(folder) == ["a.png"]
+
+
+def test_an_unwritable_place_is_one_line(public_folder: Path, image: str) -> None:
+    (public_folder / "out").mkdir(mode=0o555)
+    os.chmod(image, 0o644)
+    with without_privileges(), pytest.raises(CmtError, match="expected to write it, got: Permission denied"):
+        place(SortPlan(folder=str(public_folder / "out")), "a.png", b"content", KEPT)
+
+
+def test_kinds_of_links() -> None:
+    with pytest.raises(UsageError, match="--link: expected hard or symbolic, got 'soft'"):
+        SortPlan(folder="out", link="soft")
