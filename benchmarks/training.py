@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from calibration.datasets import Dataset, Split, load_dataset, make_dataset
 from cmt_export.checkpoint import Schedule
 from cmt_export.networks import build_network, oracle_trunk
-from cmt_export.objective import Recipe
-from cmt_export.training import start, train
+from cmt_export.recipes import Cmt
+from cmt_export.run import start
+from cmt_export.training import train
 from runtime.cpus import usable_cpus
 
 CLASSMAP = (1, 2, 3, 4, 5, 6, 7, 8, 9, 0)
@@ -57,7 +58,7 @@ def plain_epoch(network: torch.nn.Module, optimizer: torch.optim.Optimizer, spli
 def our_epoch(data: Dataset, execution: object, folder: Path) -> float:
     """Train one epoch as `cmt train` does, evaluation and checkpoint left out as in the plain loop."""
     run = start(
-        data, recipe=Recipe(), schedule=Schedule(epochs=1, batch_size=BATCH), classmap=CLASSMAP, execution=execution
+        data, recipe=Cmt(), schedule=Schedule(epochs=1, batch_size=BATCH), classmap=CLASSMAP, execution=execution
     )
     marks = []
     train(run, folder / "model.pt", on_step=lambda step: marks.append(time.perf_counter()) if not step.record else None)
@@ -91,7 +92,7 @@ def main() -> None:
         )
     torch.set_num_threads(usable_cpus())
 
-    chosen = start(data, recipe=Recipe(), schedule=Schedule(epochs=1, batch_size=BATCH), classmap=CLASSMAP)
+    chosen = start(data, recipe=Cmt(), schedule=Schedule(epochs=1, batch_size=BATCH), classmap=CLASSMAP)
     execution = chosen.checkpoint.execution
     height, width, channels = data.input_shape
     network = build_network(

@@ -1,10 +1,13 @@
-"""Harmless changes: what a guard must go on accepting, or it rejects all that is near and calls it detection."""
+"""Harmless changes: what a guard must go on accepting, or it rejects all that is near and calls it detection.
+
+Each is made of 8-bit images and gives 8-bit images, as a camera, a converter or a hand does.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +22,19 @@ IntArray = npt.NDArray[np.integer]
 Change = Callable[[ByteArray, np.random.Generator], ByteArray]
 
 
-class Availability(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Availability:
     """What became of benign images after one harmless change.
 
     Attributes:
         change: Which one.
+        invisible: Whether a person sees no difference, so that a guard has no excuse to reject what it accepted before.
         accepted: Share of all images that are accepted, with its exact 95 % interval.
         right_label: Share whose label is still right, the rule ignored.
     """
 
     change: str
+    invisible: bool
     accepted: Interval
     right_label: Interval
 
@@ -67,21 +73,40 @@ def jpeg(quality: int) -> Change:
     return change
 
 
-def shifted(images: ByteArray, rng: np.random.Generator) -> ByteArray:
-    """Return images moved one pixel to the right, the left edge repeated."""
-    return np.concatenate([images[:, :, :1], images[:, :, :-1]], axis=2)
+def shifted(*, rows: int = 0, columns: int = 0) -> Change:
+    """Return a change that moves images down and to the right by so many pixels, the edge left behind repeated."""
 
+    def change(images: ByteArray, rng: np.random.Generator) -> ByteArray:
+        height, width = images.shape[1:3]
+        down = np.clip(np.arange(height) - rows, 0, height - 1)
+        right = np.clip(np.arange(width) - columns, 0, width - 1)
+        return np.ascontiguousarray(images[:, down][:, :, right])
+
+    return change
+
+
+UNCHANGED = "none"
+"""The name of no change at all."""
+
+INVISIBLE: dict[str, Change] = {
+    UNCHANGED: lambda images, rng: images,
+    "one grey level brighter": brighter,
+    "float noise of one level, rounded to 8 bits": uniform(1 / 255),
+    "normal noise, 1 level": gaussian(1),
+    "JPEG, quality 95": jpeg(95),
+    "one pixel to the right": shifted(columns=1),
+    "one pixel to the left": shifted(columns=-1),
+    "one pixel down": shifted(rows=1),
+    "one pixel up": shifted(rows=-1),
+}
+"""What a person does not see, by its name."""
 
 CHANGES: dict[str, Change] = {
-    "none": lambda images, rng: images,
-    "one grey level brighter": brighter,
-    "normal noise, 1 level": gaussian(1),
+    **INVISIBLE,
     "normal noise, 2 levels": gaussian(2),
     "uniform noise, 0.1": uniform(0.1),
-    "JPEG, quality 95": jpeg(95),
     "JPEG, quality 90": jpeg(90),
     "JPEG, quality 75": jpeg(75),
-    "one pixel to the right": shifted,
 }
 """Every change by its name."""
 
@@ -98,7 +123,12 @@ def measure_availability(guard: Guard, images: ByteArray, labels: IntArray, *, s
     for name, change in CHANGES.items():
         verdicts = classify(guard, np.ascontiguousarray(change(images, np.random.default_rng(seed))))
         accepted, right = int(verdicts.accepted.sum()), int(np.sum(verdicts.labels == labels))
-        yield Availability(name, share(accepted, len(images)), share(right, len(images)))
+        yield Availability(
+            change=name,
+            invisible=name in INVISIBLE,
+            accepted=share(accepted, len(images)),
+            right_label=share(right, len(images)),
+        )
 
 
 def _through_jpeg(image: ByteArray, quality: int) -> ByteArray:

@@ -14,11 +14,12 @@ from calibration.metrics import share
 from calibration.options import DATA, SEED, SIZE, next_command
 from calibration.thresholds import CalibrationConfig
 from calibration.thresholds import calibrate as calibrate_file
+from runtime.artifact import read_artifact
 from runtime.atomic import atomic_output, check_output
 from runtime.cli import DEVICE, JSON, MODEL, THREADS
-from runtime.errors import GateFailed, UsageError
+from runtime.errors import GateFailed, StaleError, UsageError
 from runtime.guard import Guard
-from runtime.terminal import print_json, print_table, progress
+from runtime.terminal import print_json, print_table, printable, progress
 
 _FILE = click.Path(path_type=Path)
 
@@ -30,6 +31,7 @@ _FILE = click.Path(path_type=Path)
     "--accept", "acceptance", type=float, metavar="SHARE", help="Of correctly classified images; not with --check."
 )
 @click.option("--per-class", is_flag=True, help="Keep the share of each class by itself.")
+@click.option("--force", is_flag=True, help="Set the threshold of a file anew that has one already.")
 @click.option("--check", is_flag=True, help="Set nothing: see whether new benign images are still accepted.")
 @click.option("--state", type=_FILE, metavar="FILE.json", help="What --check has seen so far, from run to run.")
 @click.option("-n", type=int, default=1000, show_default=True, help="Leave this many test images to `cmt attack -n`.")
@@ -46,6 +48,7 @@ def calibrate(model: Path, data: str, size: tuple[int, int] | None, check: bool,
 
     The threshold is the largest with which the next correctly classified image is accepted with at least that
     probability. It is measured on the test images of DATA that `cmt attack` with the same -n and --seed does not touch.
+    A warning says when these look unlike the ones that the file was measured on in training.
 
     With --check nothing is set: all test images of DATA count as new ones, and the command ends with exit code 6 when
     they show that the guard no longer accepts what it promised. It may be run every day.
@@ -56,6 +59,8 @@ def calibrate(model: Path, data: str, size: tuple[int, int] | None, check: bool,
     """
     if check == (options["acceptance"] is not None):
         raise UsageError("calibrate: expected either --accept SHARE or --check, got both or none")
+    if check and options["force"]:
+        raise UsageError("--force: expected --accept beside it, got --check, which sets nothing; leave it out")
     if not check and options["state"]:
         raise UsageError("--state: expected --check beside it, got --accept; leave it out")
     if check:
@@ -68,10 +73,12 @@ def _set_threshold(model: Path, data: str, size: tuple[int, int] | None, options
     config = CalibrationConfig(**{name: options[name] for name in ("acceptance", "per_class", "n", "seed")})
     target = options["output"] or model
     check_output(target)
+    if not options["force"]:
+        _require_uncalibrated(model)
     dataset = load_dataset(data, size=size)
     with progress("calibrating") as report:
         found = calibrate_file(
-            model, dataset, config, device=options["device"], threads=options["threads"], progress=report
+            model, dataset, config, device=options["device"], threads=options["threads"], progress=report, warn=_warn
         )
     with atomic_output(target) as temporary:
         temporary.write_bytes(found.model)
@@ -96,6 +103,23 @@ def _set_threshold(model: Path, data: str, size: tuple[int, int] | None, options
         ],
     )
     click.echo(next_command("attack", target, "--data", data, "-n", config.n, "--seed", config.seed))
+
+
+def _require_uncalibrated(model: Path) -> None:
+    """Refuse a file whose threshold holds; a stale one is mended without a question."""
+    try:
+        record = read_artifact(model).spec.calibration
+    except StaleError:
+        return
+    if record is not None:
+        raise UsageError(
+            f"{model}: expected a file without a threshold, got one calibrated for {record.acceptance} on "
+            f"{record.images} images ({record.data[:12]}), reaching {record.reached:.4f}; --force sets it anew"
+        )
+
+
+def _warn(sentence: str) -> None:
+    click.echo(f"warning: {printable(sentence)}", err=True)
 
 
 def _check_drift(model: Path, dataset: Dataset, options: dict[str, Any]) -> None:

@@ -6,14 +6,16 @@ Source: section 3.2 and equation 7 of the paper; the departures from it are name
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from calibration.attacks import Budget, Fgs
+from calibration.attacks import Attack, Budget, Fgs, Igs
 from calibration.attacks.attack import BATCH_SIZE, check_count
+from calibration.attacks.carlini_wagner import CarliniWagner
+from calibration.attacks.deepfool import DeepFool
 from calibration.gradient_reading import Model
 from calibration.gradients import GradientGraph
 from calibration.pixels import to_pixels
@@ -21,6 +23,7 @@ from runtime.errors import UsageError
 
 Matrix = npt.NDArray[np.float64]
 
+AttackName = Literal["fgs", "igs", "deepfool", "cw"]
 Epsilon = Literal["uniform", "fixed"]
 Likelihood = Literal["least", "most"]
 Shape = Literal["one-to-one", "per-row"]
@@ -31,8 +34,10 @@ class ClassmapConfig:
     """How a Classmap is estimated.
 
     Attributes:
-        epsilon_max: Largest step of the FGS examples, in (0, 1].
-        epsilon: ``uniform`` draws the step of each batch from (0, epsilon_max], as training does; ``fixed`` takes
+        attack: What examples are made with. ``fgs`` and ``igs`` go as far as they may; ``deepfool`` (L-infinity) and
+            ``cw`` (L2, one round, for only where an example ends counts) stop where the label changes.
+        epsilon_max: Largest budget of FGS and IGS examples, in (0, 1]; the others have none.
+        epsilon: ``uniform`` draws the budget of each batch from (0, epsilon_max], as training does; ``fixed`` takes
             epsilon_max.
         counts: Whether to count predictions instead of summing softmax mass. The paper counts, but counts tie at zero.
         likelihood: ``least`` pairs a class with one its examples are unlikely to end in, as the text of sections 1.2
@@ -46,6 +51,7 @@ class ClassmapConfig:
         UsageError: A value is out of range.
     """
 
+    attack: AttackName = "fgs"
     epsilon_max: float = 0.3
     epsilon: Epsilon = "uniform"
     counts: bool = False
@@ -59,6 +65,7 @@ class ClassmapConfig:
         if Budget(epsilon=self.epsilon_max).epsilon == 0:
             raise UsageError("expected epsilon_max in (0, 1], got 0; without a step there are no adversarial examples")
         check_count("batch_size", self.batch_size)
+        _check_choice("attack", self.attack, get_args(AttackName))
         _check_choice("epsilon", self.epsilon, get_args(Epsilon))
         _check_choice("likelihood", self.likelihood, get_args(Likelihood))
         _check_choice("shape", self.shape, get_args(Shape))
@@ -70,7 +77,7 @@ class ClassmapEstimate:
 
     Attributes:
         classmap: M, K labels with M[y] != y.
-        confusion: Where FGS examples of class i (row) ended, ``(K, K)`` float64; rows sum to 1.
+        confusion: Where examples of class i (row) ended, ``(K, K)`` float64; rows sum to 1.
         config: How it was estimated.
     """
 
@@ -88,7 +95,7 @@ def estimate_classmap(
     device: str = "auto",
     threads: int | None = None,
 ) -> ClassmapEstimate:
-    """Attack an exported undefended network with FGS and pair its classes.
+    """Attack an exported undefended network and pair its classes.
 
     Args:
         model: Path, bytes or ModelProto of the exported oracle.
@@ -104,42 +111,34 @@ def estimate_classmap(
     """
     config = config or ClassmapConfig()
     graph = GradientGraph(model, of=["logits"], device=device, threads=threads)
-    matrix = confusion(
-        graph,
-        images,
-        labels,
-        epsilon_max=config.epsilon_max,
-        epsilon=config.epsilon,
-        counts=config.counts,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
+    ends = attacked_ends(graph, images, labels, config)
+    matrix = confusion(ends, counts=config.counts)
     classmap = classmap_from_confusion(matrix, likelihood=config.likelihood, shape=config.shape)
     return ClassmapEstimate(classmap=classmap, confusion=matrix, config=config)
 
 
-def confusion(
-    graph: GradientGraph,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[Any],
-    *,
-    epsilon_max: float = ClassmapConfig.epsilon_max,
-    epsilon: Epsilon = ClassmapConfig.epsilon,
-    counts: bool = ClassmapConfig.counts,
-    batch_size: int = ClassmapConfig.batch_size,
-    seed: int = ClassmapConfig.seed,
-) -> Matrix:
-    """Return the mean softmax mass of class j on FGS examples of class i, ``(K, K)`` float64.
+class Ends(NamedTuple):
+    """Where attacked images end.
+
+    Attributes:
+        labels: Their true labels, ``(n,)``.
+        shares: Softmax of the network on each of them, ``(n, K)`` float64.
+    """
+
+    labels: npt.NDArray[np.int64]
+    shares: Matrix
+
+
+def attacked_ends(
+    graph: GradientGraph, images: npt.NDArray[np.uint8], labels: npt.NDArray[Any], config: ClassmapConfig
+) -> Ends:
+    """Attack images and return where they end, in the order in which they were attacked.
 
     Args:
         graph: The undefended network, with its `logits`.
         images: uint8 ``(N, H, W, C)``; every class must occur.
         labels: True labels, ``(N,)`` integers in [0, K).
-        epsilon_max: See `ClassmapConfig`, also for the rest.
-        epsilon: Drawn or fixed.
-        counts: The share of predictions instead of the mean mass.
-        batch_size: Images per batch, and per drawn epsilon.
-        seed: Seed of the order of the images and of the drawn epsilons.
+        config: With what.
 
     Raises:
         UsageError: The images or labels are not what is said above, or a class does not occur.
@@ -151,16 +150,29 @@ def confusion(
             f"expected a label for each of {len(images)} images and images of all {k} classes, got {len(labels)} labels"
             f" and none of class {', '.join(map(str, absent)) or '-'}"
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(config.seed)
     order = rng.permutation(len(images))
+    shares = []
+    for start in range(0, len(images), config.batch_size):
+        rows = order[start : start + config.batch_size]
+        step = config.epsilon_max * (1.0 - rng.random()) if config.epsilon == "uniform" else config.epsilon_max
+        attack = _attack(config.attack, step)
+        x_adv = attack(graph, to_pixels(images[rows]), labels[rows], batch_size=config.batch_size).x_adv
+        shares.append(_softmax(graph.logits(x_adv)["logits"].astype(np.float64)))
+    return Ends(labels[order], np.concatenate(shares))
+
+
+def confusion(ends: Ends, *, counts: bool = ClassmapConfig.counts) -> Matrix:
+    """Return how likely examples of class i (row) end in class j, ``(K, K)`` float64; rows sum to 1.
+
+    Args:
+        ends: Where examples ended; every class must occur.
+        counts: The share of predictions instead of the mean softmax mass.
+    """
+    k = ends.shares.shape[1]
     mass = np.zeros((k, k))
-    for start in range(0, len(images), batch_size):
-        rows = order[start : start + batch_size]
-        step = epsilon_max * (1.0 - rng.random()) if epsilon == "uniform" else epsilon_max
-        x_adv = Fgs(epsilon=step)(graph, to_pixels(images[rows]), labels[rows], batch_size=batch_size).x_adv
-        z = graph.logits(x_adv)["logits"].astype(np.float64)
-        np.add.at(mass, labels[rows], np.eye(k)[z.argmax(axis=1)] if counts else _softmax(z))
-    return mass / np.bincount(labels, minlength=k)[:, None]
+    np.add.at(mass, ends.labels, np.eye(k)[ends.shares.argmax(axis=1)] if counts else ends.shares)
+    return mass / np.bincount(ends.labels, minlength=k)[:, None]
 
 
 def classmap_from_confusion(
@@ -191,6 +203,15 @@ def classmap_from_confusion(
     np.fill_diagonal(cost, np.inf)
     partners = cost.argmin(axis=1) if shape == "per-row" else linear_sum_assignment(cost)[1]
     return tuple(int(partner) for partner in partners)
+
+
+def _attack(name: AttackName, epsilon: float) -> Attack[GradientGraph]:
+    """Return an attack on the label, by somebody who knows of no rule."""
+    if name == "fgs":
+        return Fgs(epsilon=epsilon)
+    if name == "igs":
+        return Igs(epsilon=epsilon)
+    return DeepFool() if name == "deepfool" else CarliniWagner(rounds=1)
 
 
 def _softmax(z: Matrix) -> Matrix:

@@ -15,10 +15,14 @@ from calibration.adoption import Adoption
 from calibration.attacks.catalogue import ATTACKS, EPSILONS, grid
 from calibration.datasets import load_dataset
 from calibration.evaluation import evaluate
+from calibration.findings import conclude
+from calibration.gates import check_gates, parse_gate
+from calibration.joining import join
 from calibration.options import DATA, SEED, SIZE, next_command
 from calibration.outcome_table import print_outcomes
 from calibration.planning import EvaluationConfig
 from calibration.results import Results
+from calibration.saved_images import ImageFolder
 from calibration.threats import DEFAULT_NAMES, NAMES
 from runtime.atomic import check_output
 from runtime.cli import DEVICE, JSON, MODEL, THREADS
@@ -94,6 +98,16 @@ class _Recorded(click.Command):
 @click.option("--logits", metavar="NAME", help="Of any other classifier: its logits.")
 @click.option("--mean", metavar="NUMBER,...", callback=parse.numbers, help="What it wants subtracted from its images.")
 @click.option("--std", metavar="NUMBER,...", callback=parse.numbers, help="What it wants them divided by.")
+@click.option("--sanity", is_flag=True, help="Run the attacks that sanity checks alone need, see docs/evaluation.md.")
+@click.option(
+    "--fail-if",
+    "conditions",
+    multiple=True,
+    metavar="CONDITION",
+    help="End with 6 when it holds, such as fooled>0.05, rerr>=0.1@pgd, availability<0.9. May be given again.",
+)
+@click.option("--save-images", type=_FILE, metavar="DIR", help="Where attacked images go, fooling or not.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted sweep whose results are at -o.")
 @click.option("-o", "--output", type=_FILE, default="results.json", show_default=True, help="Where the results go.")
 @DEVICE
 @THREADS
@@ -111,7 +125,10 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
     Example: cmt attack guard.onnx --data mnist/ -a pgd,apgd,cw --epsilon 8/255,0.3 -n 200
 
     Example: cmt attack resnet.onnx --logits output --mean .485,.456,.406 --std .229,.224,.225 --data photos/
+
+    Example: cmt attack guard.onnx --data mnist/ --sanity --fail-if "fooled>0.05@nearly-white-box"
     """
+    gates = tuple(parse_gate(text) for text in options["conditions"])
     tuning = {name: options[name] for name in ("epsilon", "confidence")}
     single = {name: options[name] for name in ("norm", "steps", "restarts", "queries")}
     tuning |= {name: () if value is None else (value,) for name, value in single.items()}
@@ -122,35 +139,71 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
         command=_command_line(ctx),
         **{
             name: options[name]
-            for name in ("threats", "twin", "unlocked", "substitutes", "n", "seed", "eight_bit", "device", "threads")
+            for name in ("threats", "twin", "unlocked", "substitutes", "n", "seed", "eight_bit", "sanity")
         },
+        device=options["device"],
+        threads=options["threads"],
     )
     output: Path = options["output"]
     check_output(output, options["model"], *(path for paths in config.files.values() for path in paths))
+    earlier = Results.load(output) if options["resume"] and output.exists() else None
     dataset = load_dataset(options["data"], size=options["size"])
     with stages() as stage, _keeping(output) as keep:
-        results = evaluate(config, options["model"], dataset, progress=stage, on_cell=keep)
+        results = evaluate(
+            config,
+            options["model"],
+            dataset,
+            earlier=earlier,
+            progress=stage,
+            on_cell=keep,
+            **_storing(options["save_images"], resume=options["resume"]),
+        )
     results.save(output)
-    if options["as_json"]:
-        print_json(_without_pictures(results))
+    _show(results, output, as_json=options["as_json"])
+    check_gates(gates, results)
+
+
+def _show(results: Results, output: Path, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_for_machines(results))
         return
     print_outcomes(results)
     click.echo(next_command("report", output, "-o", output.with_suffix(".html")))
 
 
+def _storing(folder: Path | None, *, resume: bool) -> dict[str, Any]:
+    """Return what `evaluate` needs to store images, if it is to."""
+    if folder is None:
+        return {}
+    images = ImageFolder(folder, resume=resume)
+    return {"on_images": images.keep, "reuses": images.holds}
+
+
 @click.command()
-@click.argument("results", type=_FILE, metavar="RESULTS.json")
+@click.argument("results", type=_FILE, nargs=-1, required=True, metavar="RESULTS.json...")
 @click.option("-o", "--output", type=_FILE, default="report.html", show_default=True, help="Where the page goes.")
-def report(results: Path, output: Path) -> None:
+@click.option("--md", "card", type=_FILE, metavar="FILE.md", help="Where a model card in Markdown goes, too.")
+def report(results: tuple[Path, ...], output: Path, card: Path | None) -> None:
     """Turn the results of `cmt attack` into one HTML page that needs no network.
 
-    Example: cmt report results.json -o report.html
-    """
-    from calibration.report import write_report  # matplotlib and jinja2, which the other commands do without
+    Several results of one guard on one data set become one page.
 
-    check_output(output, results)
-    write_report(Results.load(results), output)
+    Example: cmt report results.json -o report.html
+
+    Example: cmt report adaptive.json results.json -o report.html --md card.md
+    """
+    from calibration.model_card import write_card  # jinja2 and matplotlib, which the other commands do without
+    from calibration.report import write_report
+
+    for path in (output, *filter(None, [card])):
+        check_output(path, *results)
+    parts = [Results.load(path) for path in results]
+    joined = join(parts)
+    write_report(joined, output, parts=parts)
     click.echo(f"wrote {output}")
+    if card is not None:
+        write_card(joined, card, parts=parts)
+        click.echo(f"wrote {card}")
 
 
 @contextlib.contextmanager
@@ -187,8 +240,11 @@ def _command_line(ctx: click.Context) -> str:
     return shlex.join([*ctx.command_path.split(), *ctx.meta[__name__]])
 
 
-def _without_pictures(results: Results) -> dict[str, Any]:
+def _for_machines(results: Results) -> dict[str, Any]:
+    """Return the results without pictures, and what is concluded from them."""
     document = results.to_json()
     for cell in document["cells"]:
         del cell["examples"]
-    return document
+    finding = conclude(results)
+    sanity = [{"name": one.name, "verdict": one.verdict, "figures": one.figures} for one in finding.sanity]
+    return {**document, "finding": {"kind": finding.kind, "sentence": finding.sentence}, "sanity": sanity}

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.gallery import data_address
-from calibration.results import ModelRecord
+from calibration.result_records import ModelRecord
 
 LARGEST_TABLE = 20
 """Classes up to which every figure is printed."""

@@ -6,11 +6,14 @@ it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import rel_entr
 
+from calibration.metrics import Interval, share
 from runtime.errors import UsageError
 
 FloatArray = npt.NDArray[np.floating]
@@ -18,6 +21,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 BENIGN_ACCEPTANCE = 0.99
 """Share of correctly classified benign images that is accepted where confidence-thresholded errors are stated."""
+
+_CONTRADICTED = math.log(2 / 0.05)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,18 +68,25 @@ class Roc:
         thresholds: Falling, ``(m,)``; at each one, images of at least that confidence are accepted.
         true_positive: Share of benign images accepted, ``(m,)``, rising.
         false_positive: Share of attacked images accepted, ``(m,)``, rising.
-        area: AUROC in [0, 1]: how often a benign image is ahead of an attacked one, ties counted half.
+        positives: How many benign images.
+        negatives: How many attacked images.
+        area: AUROC: how often a benign image is ahead of an attacked one, ties counted half; see `area_interval`.
     """
 
     thresholds: npt.NDArray[np.float64]
     true_positive: npt.NDArray[np.float64]
     false_positive: npt.NDArray[np.float64]
-    area: float
+    positives: int
+    negatives: int
+    area: Interval
 
-    def true_positive_at(self, false_positive: float) -> float:
-        """Return the largest share of benign images accepted while at most `false_positive` attacked ones are."""
-        allowed = self.true_positive[self.false_positive <= false_positive]
-        return float(allowed.max(initial=0.0))
+    def true_positive_at(self, false_positive: float) -> Interval:
+        """Return the largest share of benign images accepted while at most `false_positive` attacked ones are.
+
+        Its interval is that of a share at a threshold that was given, not chosen.
+        """
+        allowed = self.true_positive[self.false_positive <= false_positive].max(initial=0.0)
+        return share(round(float(allowed) * self.positives), self.positives)
 
 
 def roc(benign: Scores, attacked: Scores) -> Roc | None:
@@ -102,11 +114,45 @@ def roc(benign: Scores, attacked: Scores) -> Roc | None:
         thresholds=thresholds,
         true_positive=_shares_at_least(positive, thresholds),
         false_positive=_shares_at_least(negative, thresholds),
-        area=float(behind.mean() / len(negative)),
+        positives=len(positive),
+        negatives=len(negative),
+        area=area_interval(float(behind.mean() / len(negative)), pairs=min(len(positive), len(negative))),
     )
 
 
-def robust_error(benign: Scores, attacked: Scores, *, threshold: float) -> float | None:
+def area_interval(area: float, *, pairs: int) -> Interval:
+    """Return an AUROC with a 95 % interval that covers the truth at least that often, for every size.
+
+    Args:
+        area: The measured one, in [0, 1].
+        pairs: The smaller number of positives and negatives, at least 1: so many pairs have no image in common.
+
+    Source: Hoeffding 1963, section 5b: a two-sample U-statistic is an average of averages of `pairs` independent terms,
+        so theorem 1, ``P(area >= mean + t) <= exp(-pairs * KL(mean + t, mean))``, holds for it as well.
+    """
+    return Interval(area, _limit(area, 0.0, pairs), _limit(area, 1.0, pairs))
+
+
+def threshold_at(benign: Scores, *, acceptance: float) -> float | None:
+    """Return the largest threshold that accepts at least a share of the correctly classified benign images.
+
+    It describes these very images. A threshold for images to come is that of `thresholds.threshold_at_acceptance`.
+
+    Args:
+        benign: The images.
+        acceptance: The share, in (0, 1].
+
+    Returns:
+        None where none is classified correctly, or the hard rule alone rejects more.
+
+    Source: Stutz et al. 2020 (CCAT), section 4.
+    """
+    order = np.sort(benign.order[benign.right])[::-1]
+    needed = math.ceil(acceptance * len(order) - 1e-9)
+    return float(order[needed - 1]) if needed and order[needed - 1] >= 0 else None
+
+
+def robust_error(benign: Scores, attacked: Scores, *, threshold: float) -> Interval | None:
     """Return RErr: the share of accepted answers that are wrong when each image may be attacked.
 
     An image counts as wrong where it is accepted and wrong, benign or attacked. It counts as accepted where it is
@@ -131,16 +177,16 @@ def robust_error(benign: Scores, attacked: Scores, *, threshold: float) -> float
     fooled = attacked.accepted(threshold) & ~attacked.right
     accepted = benign.accepted(threshold)
     counted = int((accepted | fooled).sum())
-    return float(((accepted & ~benign.right) | fooled).sum() / counted) if counted else None
+    return share(int(((accepted & ~benign.right) | fooled).sum()), counted) if counted else None
 
 
-def benign_error(benign: Scores, *, threshold: float) -> float | None:
+def benign_error(benign: Scores, *, threshold: float) -> Interval | None:
     """Return Err: the share of accepted benign answers that are wrong; None where nothing is accepted."""
     accepted = benign.accepted(threshold)
-    return float((accepted & ~benign.right).sum() / accepted.sum()) if accepted.any() else None
+    return share(int((accepted & ~benign.right).sum()), int(accepted.sum())) if accepted.any() else None
 
 
-def precision_and_recall(benign: Scores, attacked: Scores, *, threshold: float) -> tuple[float | None, float]:
+def precision_and_recall(benign: Scores, attacked: Scores, *, threshold: float) -> tuple[Interval | None, Interval]:
     """Return the paper's two figures of a detector: rejections that are attacks, and attacks that are rejected.
 
     Here, as in the paper and unlike everywhere else, an attack detected is the positive.
@@ -151,7 +197,26 @@ def precision_and_recall(benign: Scores, attacked: Scores, *, threshold: float) 
     Source: section 4.3 of the paper, figures 5 and 6.
     """
     false, true = (int((~scores.accepted(threshold)).sum()) for scores in (benign, attacked))
-    return (true / (true + false) if true + false else None), true / len(attacked.right)
+    return (share(true, true + false) if true + false else None), share(true, len(attacked.right))
+
+
+def _limit(mean: float, end: float, pairs: int) -> float:
+    """Return the value nearest to `end` that data with that mean does not contradict, by bisection."""
+    inside, outside = mean, end
+    if _divergence(mean, end) * pairs <= _CONTRADICTED:
+        return end
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        if _divergence(mean, middle) * pairs <= _CONTRADICTED:
+            inside = middle
+        else:
+            outside = middle
+    return inside
+
+
+def _divergence(mean: float, truth: float) -> float:
+    """Return the Kullback-Leibler divergence of two Bernoulli distributions, in nats."""
+    return float(rel_entr(mean, truth) + rel_entr(1 - mean, 1 - truth))
 
 
 def _shares_at_least(values: npt.NDArray[np.float64], thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

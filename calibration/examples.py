@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from calibration.metrics import Outcomes
-from calibration.results import Answer, Example
+from calibration.result_records import Answer, Example
 from runtime.errors import UsageError
 from runtime.verdicts import Verdicts
 

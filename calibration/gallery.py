@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from calibration.results import Example
+from calibration.result_records import Example
 from runtime.errors import UsageError, one_line
 
 Images = npt.NDArray[np.uint8]

@@ -43,7 +43,13 @@ class Judge:
     """Classify or reject pixels as the exported file does behind its prefix."""
 
     def __init__(
-        self, artifact: Artifact, *, source: Source = "pixels", device: str = "auto", threads: int | None = None
+        self,
+        artifact: Artifact,
+        *,
+        source: Source = "pixels",
+        hard: bool = False,
+        device: str = "auto",
+        threads: int | None = None,
     ) -> None:
         """Cut the file at `source` and start it.
 
@@ -51,6 +57,7 @@ class Judge:
             artifact: A guard file that passed the checks of the trusted loader.
             source: ``pixels``, or ``images`` for the whole file: what `Guard` does without the golden image, for a file
                 whose metadata is not final yet.
+            hard: Whether to set the threshold to 0, which leaves the hard rule alone.
             device: As for `Guard`.
             threads: As for `Guard`.
 
@@ -65,7 +72,8 @@ class Judge:
         self._outputs = ["labels", "accepted", "confidence", "logits"]
         if artifact.spec.rule == "pair":
             self._outputs.append("robust_logits")
-        model = _cut(artifact.model, self._outputs) if source == "pixels" else artifact.model
+        model = _open(artifact.model) if hard else artifact.model
+        model = _cut(model, self._outputs) if source == "pixels" else model
         self._session = create_session(model, device=device, threads=threads)
 
     def verdicts(self, x: npt.NDArray[Any], on_batch: OnBatch = _ignore) -> Verdicts:
@@ -142,6 +150,13 @@ def round_to_images(pixels: FloatArray, images: ByteArray, *, budget: Budget | N
         return (middle + np.trunc(change + np.copysign(_ROUNDING, change))).astype(np.uint8)
     levels = int(np.floor(budget.epsilon * 255 + _ROUNDING))
     return np.clip(rounded, np.maximum(middle - levels, 0), np.minimum(middle + levels, 255)).astype(np.uint8)
+
+
+def _open(model: bytes) -> bytes:
+    proto = onnx.load_model_from_string(model)
+    threshold = next(tensor for tensor in proto.graph.initializer if tensor.name == "threshold")
+    threshold.raw_data = np.float32(0).tobytes()
+    return bytes(proto.SerializeToString())
 
 
 def _cut(model: bytes, outputs: list[str]) -> bytes:

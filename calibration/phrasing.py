@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from calibration.metrics import Interval
-from calibration.results import Cell
+from calibration.result_records import Cell
 
 _GREY_LEVELS = 255
 _NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
@@ -23,6 +23,8 @@ _ATTACKS = {
     "hopskipjump": "HopSkipJump",
     "noise": "random noise",
 }
+PROBE_NOTES = {"doubled": " with steps and restarts doubled", "unbounded": " without a bound"}
+"""What to add to the name of an attack that was run for a sanity check."""
 _STRENGTHS = {"epsilon": "ε", "confidence": "κ"}
 
 
@@ -45,6 +47,19 @@ def with_bounds(interval: Interval) -> str:
     """Return a share and its interval for a sentence: whole percent from 10 % to 90 %, one decimal outside."""
     digits = 0 if 0.1 <= interval.value <= 0.9 else 1
     return f"{percent(interval.value, digits=digits)} ({bounds(interval, digits=digits)})"
+
+
+def complement(interval: Interval) -> Interval:
+    """Return the share of all others with its interval."""
+    return Interval(1 - interval.value, 1 - interval.high, 1 - interval.low)
+
+
+def radius(norm: str | None, epsilon: float | None) -> str:
+    """Return a budget, as ``ε = 0.3``, ``ε = 1.5 (L2)`` or ``any change``."""
+    if epsilon is None:
+        return "any change"
+    suffix = f"{_SPACE}(L2)" if norm == "l2" else ""
+    return f"ε{_SPACE}={_SPACE}{amount(epsilon)}{suffix}"
 
 
 def amount(value: object) -> str:

@@ -29,6 +29,7 @@ class EvaluationConfig:
         n: Size of the sample of test images, at least 1; all of them where there are fewer.
         seed: What the sample is drawn with.
         eight_bit: Whether attacked images are rounded to 8 bits, within the budget, before `Guard` judges them.
+        sanity: Whether to run the attacks that sanity checks alone need, see `sanity_probes`.
         device: As for `Guard`.
         threads: As for `Guard`.
         command: What to run to repeat it, for the record.
@@ -46,6 +47,7 @@ class EvaluationConfig:
     n: int = 1000
     seed: int = 0
     eight_bit: bool = False
+    sanity: bool = False
     device: str = "auto"
     threads: int | None = None
     command: str = ""

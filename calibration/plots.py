@@ -1,103 +1,102 @@
-"""What becomes of attacked images as the attack's budget grows."""
+"""The figures of a report: curves with their intervals, in the colours of the page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from calibration.curves import Curve
 from calibration.inline_svg import inline_svg
-from calibration.metrics import Interval
-from calibration.phrasing import attack_name
-from calibration.results import Cell
 
-Outcome = Literal["fooled", "rejected"]
+Kind = Literal["fooled", "rejected", "distance", "together", "roc"]
+
+
+class _Look(NamedTuple):
+    """What is on the axes of one kind of figure, and which colour of the page its curves take."""
+
+    colour: str
+    across: str
+    up: str
+    marked: bool
+
 
 _INK = "#000000"
-_COLOURS: dict[Outcome, str] = {"fooled": "#b3241c", "rejected": "#e3a008"}
-_PAGE_COLOURS = {_INK: "currentColor", **{colour: f"var(--{name})" for name, colour in _COLOURS.items()}}
+_PAGE_COLOURS = {
+    _INK: "currentColor",
+    "#b3241c": "var(--fooled)",
+    "#e3a008": "var(--rejected)",
+    "#2b5c8f": "var(--heat)",
+}
+_LINF, _L2 = "ε (L∞, pixels in [0, 1])", "L2 length of the change"
+_LOOKS: Mapping[Kind, _Look] = {
+    "fooled": _Look("#b3241c", _LINF, "% of images", marked=True),
+    "rejected": _Look("#e3a008", _LINF, "% of images", marked=True),
+    "distance": _Look("#b3241c", _L2, "% of images", marked=False),
+    "together": _Look("#b3241c", _LINF, "% of images", marked=False),
+    "roc": _Look("#2b5c8f", "% of successful attacks accepted", "% of benign images accepted", marked=False),
+}
 _MARKS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("P", "--"), ("X", ":"), ("*", "-."))
 _SIZE_INCHES = (3.5, 2.9)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """How one outcome of one attack grows with its budget.
-
-    Attributes:
-        name: The attack.
-        epsilon: Budgets, ascending, in [0, 1].
-        shares: What share of images came to the outcome at each of them.
-    """
-
-    name: str
-    epsilon: tuple[float, ...]
-    shares: tuple[Interval, ...]
-
-
-def budget_curves(cells: Sequence[Cell], outcome: Outcome) -> tuple[Curve, ...]:
-    """Return one curve for each attack that has an ε; nothing unless some attack was run with several.
-
-    Args:
-        cells: All attacks under one reading of one threat.
-        outcome: Which share to follow.
-    """
-    by_attack: dict[str, list[tuple[float, Interval]]] = {}
-    for cell in cells:
-        epsilon = cell.parameters.get("epsilon")
-        if isinstance(epsilon, float | int):
-            by_attack.setdefault(cell.attack, []).append((float(epsilon), getattr(cell.rates, outcome)))
-    if all(len({epsilon for epsilon, _ in points}) < 2 for points in by_attack.values()):
-        return ()
-    return tuple(_curve(attack, points) for attack, points in by_attack.items())
-
-
-def draw_curves(curves: Sequence[Curve], *, outcome: Outcome, key: str) -> str:
-    """Draw shares with their intervals against ε.
+def draw_curves(curves: Sequence[Curve], *, kind: Kind, key: str) -> str:
+    """Draw shares with their intervals.
 
     Args:
         curves: At least one.
-        outcome: Which colour of the page to take, ``var(--fooled)`` or ``var(--rejected)``.
+        kind: What they are about.
         key: Text that no other figure of the page has; the identifiers inside the figure are derived from it.
 
     Returns:
         One ``<svg>`` element, the same text for the same curves.
     """
+    look = _LOOKS[kind]
     with mpl.rc_context(_settings(key)):
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
         for index, curve in enumerate(curves):
-            _draw(axes, curve, _COLOURS[outcome], _MARKS[index % len(_MARKS)])
-        axes.set(xlabel="ε (L∞, pixels in [0, 1])", ylabel="% of images", ylim=(-2, 102), yticks=range(0, 101, 25))
+            _draw(axes, curve, look, _MARKS[index % len(_MARKS)], percent=kind == "roc")
+        axes.set(xlabel=look.across, ylabel=look.up, ylim=(-2, 102), yticks=range(0, 101, 25))
         axes.set_xlim(left=0)
         axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=_INK, handlelength=3)
+        figure.legend(
+            loc="outside lower center", ncols=_columns(curves), frameon=False, labelcolor=_INK, handlelength=3
+        )
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
         return inline_svg(figure, colours=_PAGE_COLOURS)
 
 
-def _curve(attack: str, points: Sequence[tuple[float, Interval]]) -> Curve:
-    ordered = sorted(points)
-    epsilon, shares = tuple(place for place, _ in ordered), tuple(share for _, share in ordered)
-    return Curve(name=attack_name(attack), epsilon=epsilon, shares=shares)
+def _columns(curves: Sequence[Curve]) -> int:
+    """Return how many names stand beside each other without being cut off."""
+    longest = max(len(curve.name) for curve in curves)
+    return 3 if longest <= 8 else 2 if longest <= 16 else 1
 
 
-def _draw(axes: Axes, curve: Curve, colour: str, mark: tuple[str, str]) -> None:
+def _draw(axes: Axes, curve: Curve, look: _Look, mark: tuple[str, str], *, percent: bool) -> None:
     low, values, high = ([100 * getattr(share, name) for share in curve.shares] for name in ("low", "value", "high"))
+    places = [100 * place for place in curve.places] if percent else curve.places
     marker, dash = mark
-    style: Any = {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.4}
-    axes.fill_between(curve.epsilon, low, high, color=colour, alpha=0.14, linewidth=0)
-    axes.plot(curve.epsilon, values, label=_printable(curve.name), **style)
+    style: Any = {"color": look.colour, "linestyle": dash, "markersize": 4.5, "linewidth": 1.4}
+    axes.fill_between(
+        places, low, high, color=look.colour, alpha=0.14, linewidth=0, step=None if look.marked else "post"
+    )
+    name = _printable(curve.name)
+    if look.marked:
+        axes.plot(places, values, label=name, marker=marker, **style)
+    else:
+        axes.plot(places, values, label=name, drawstyle="steps-post", **style)
 
 
 def _printable(name: str) -> str:
     """Return a name that XML can hold and that does not hide from the legend, as a leading underscore does."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name).lstrip("_") or "?"
+    spaced = (" " if unicodedata.category(letter) == "Zs" else letter for letter in name)
+    return "".join(letter if letter.isprintable() else "?" for letter in spaced).lstrip("_") or "?"
 
 
 def _settings(key: str) -> Any:

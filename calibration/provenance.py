@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.datasets import Dataset
-from calibration.results import DataRecord, Environment, ModelRecord
+from calibration.image_columns import pack_labels
+from calibration.result_records import DataRecord, Environment, ModelRecord
 from calibration.victims import Opened
 from runtime.cpus import usable_cpus
 
@@ -36,6 +37,7 @@ def data_record(dataset: Dataset, sample: npt.NDArray[np.int64], *, seed: int, e
         sample=tuple(sample.tolist()),
         seed=seed,
         eight_bit=eight_bit,
+        labels=pack_labels(dataset.test.labels[sample]),
     )
 
 

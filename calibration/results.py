@@ -1,7 +1,9 @@
 """What an evaluation found, and everything needed to find it again: frozen records that are one JSON file.
 
-`calibration.evaluation` makes them, `calibration.report` shows them. Rates are ``[value, low, high]``, see
-`calibration.metrics`.
+`calibration.evaluation` makes them, `calibration.report` shows them. The parts stand in `calibration.result_records`.
+
+Schema 2 added the verdict on every image, the figures that follow from them (ROC, RErr, pointwise worst cases),
+availability, and what sanity checks need. Files of schema 1 are read as results that know nothing of these.
 """
 
 from __future__ import annotations
@@ -9,226 +11,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibration.metrics import Counts, Rates
+from calibration.availability import Availability
 from calibration.records import from_json
+from calibration.result_records import (
+    Cell,
+    DataRecord,
+    Environment,
+    LogitsCheck,
+    ModelRecord,
+    Probe,
+    Repetition,
+    Score,
+    SelfCheck,
+)
+from calibration.worst_case import WorstCase
 from runtime.atomic import atomic_output
 from runtime.errors import UsageError
 
-SCHEMA = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelRecord:
-    """The file under attack; the fields are those of its metadata, see ``docs/file-format.md``.
-
-    Attributes:
-        file: The path as it was named.
-        digest: Digest of graph and metadata.
-        sha256: SHA-256 of the file.
-        graph: Digest of the graph alone.
-        rule: ``pair``, ``confidence`` or ``detector``.
-        classes: K names.
-        classmap: M, or None.
-        threshold: Smallest confidence that is accepted.
-        calibration: How the threshold was measured, or None.
-        precision: ``fp32``, ``int8``, ...
-        recipe: Every option of the training objective.
-        training: What is known of the training.
-        input: ``height``, ``width``, ``channels``, ``resize``, ``max_pixels``.
-    """
-
-    file: str
-    digest: str
-    sha256: str
-    graph: str
-    rule: str
-    classes: tuple[str, ...]
-    classmap: tuple[int, ...] | None
-    threshold: float
-    calibration: Mapping[str, Any] | None
-    precision: str
-    recipe: Mapping[str, Any]
-    training: Mapping[str, Any]
-    input: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataRecord:
-    """The images that were attacked.
-
-    Attributes:
-        name: What the user named.
-        split: Always ``test``.
-        digest: SHA-256 of that split.
-        images: Its size.
-        sample: Indices of the attacked images in it, ascending.
-        seed: What the sample was drawn with.
-        eight_bit: Whether attacked images were rounded to 8 bits before they were judged.
-    """
-
-    name: str
-    split: str
-    digest: str
-    images: int
-    sample: tuple[int, ...]
-    seed: int
-    eight_bit: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Environment:
-    """Versions and machine.
-
-    Attributes:
-        cmt: Version of this program.
-        python: Version.
-        numpy: Version.
-        onnxruntime: Version.
-        onnx: Version.
-        system: Operating system and processor architecture.
-        device: Where the file really ran, ``cpu`` or ``cuda:N``.
-        threads: Threads inside one operator.
-    """
-
-    cmt: str
-    python: str
-    numpy: str
-    onnxruntime: str
-    onnx: str
-    system: str
-    device: str
-    threads: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelfCheck:
-    """How far the gradient of one file is from differences of its own logits; see `gradient_check.GradientCheck`.
-
-    Attributes:
-        file: Which file.
-        of: The logits tensors that were differentiated.
-        relative_error: 1e-5 to 1e-1 from rounding and kinks; about 1 says that a gradient is wrong.
-        images: How many images it was measured on.
-        seed: Seed of the directions.
-    """
-
-    file: str
-    of: tuple[str, ...]
-    relative_error: float
-    images: int
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """Counts of one set of verdicts, and the rates that follow from them."""
-
-    counts: Counts
-    rates: Rates
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """What an attacker differentiated.
-
-    Attributes:
-        file: The path as it was named.
-        digest: Digest of graph and metadata.
-        sha256: SHA-256 of the file.
-        tensor: The logits tensors the attack reads, joined by ``+``; ``verdicts`` where it only asks.
-        straight_through: Whether gradients pass through the roundings of a quantised file as if they were not there.
-    """
-
-    file: str
-    digest: str
-    sha256: str
-    tensor: str
-    straight_through: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """The verdict on one picture.
-
-    Attributes:
-        label: The class; -1 where a logit was not finite.
-        accepted: Whether to act on it.
-        confidence: In [0, 1]; higher means keep.
-    """
-
-    label: int
-    accepted: bool
-    confidence: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One image for the gallery.
-
-    Attributes:
-        index: Its place in the test split.
-        label: The true label.
-        attacked_image: Base64 of an 8-bit PNG; the verdict is on the unrounded pixels unless the data record says
-            `eight_bit`.
-        benign_image: Base64 of an 8-bit PNG.
-        benign: The verdict without attack.
-        attacked: The verdict under attack.
-    """
-
-    index: int
-    label: int
-    attacked_image: str
-    benign_image: str
-    benign: Answer
-    attacked: Answer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One attack under one threat.
-
-    Attributes:
-        threat: ``grey-box``, ``black-box``, ...
-        reading: Which reading of it, see `calibration.threats`.
-        adaptive: Whether the attacker optimises against the reject rule itself.
-        strength: Order of the threats; higher is stronger.
-        attack: Short name of the attack.
-        parameters: Every hyper-parameter.
-        source: What was differentiated.
-        counts: Outcomes on the attacked images.
-        rates: The same as shares.
-        mean_l2: Mean L2 norm of the perturbation, pixels in [0, 1].
-        mean_linf: Mean L-infinity norm.
-        largest_linf: Largest L-infinity norm.
-        zero_gradients: Images whose every gradient was zero in every pixel: they were not attacked at all.
-        gradients_per_image: Mean number of gradients an image took.
-        queries_per_image: Mean number of decisions an image took.
-        seconds: Time spent on crafting and judging.
-        examples: At most a dozen pictures.
-    """
-
-    threat: str
-    reading: str
-    adaptive: bool
-    strength: int
-    attack: str
-    parameters: Mapping[str, Any]
-    source: Source
-    counts: Counts
-    rates: Rates
-    mean_l2: float
-    mean_linf: float
-    largest_linf: float
-    zero_gradients: int
-    gradients_per_image: float
-    queries_per_image: float
-    seconds: float
-    examples: tuple[Example, ...]
+SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,12 +47,17 @@ class Results:
         data: The images.
         environment: Versions and machine.
         self_check: One record for each differentiated file.
+        logits_checks: One record for each tensor that was taken for logits.
+        repetition: What crafting the same twice gave; None where it was not tried.
         benign: The verdicts without attack.
+        availability: What harmless changes do to the benign images.
+        worst_cases: What all attacks together achieve, see `worst_case`.
         cells: Adaptive attacks first, then the strongest threat first, within a threat the attack that fools most
             first.
+        probes: Attacks that were run for a sanity check alone.
 
     Raises:
-        UsageError: The schema is another one.
+        UsageError: The schema is another one, or a column has not one value for each image.
     """
 
     schema: int = SCHEMA
@@ -258,14 +67,32 @@ class Results:
     data: DataRecord
     environment: Environment
     self_check: tuple[SelfCheck, ...]
+    logits_checks: tuple[LogitsCheck, ...]
+    repetition: Repetition | None
     benign: Score
+    availability: tuple[Availability, ...]
+    worst_cases: tuple[WorstCase, ...]
     cells: tuple[Cell, ...]
+    probes: tuple[Probe, ...]
 
     def __post_init__(self) -> None:
-        """Check the schema and sort the cells."""
+        """Check the schema and the columns, and sort the cells."""
         if self.schema != SCHEMA:
             raise UsageError(f"results: expected schema {SCHEMA}, got {self.schema}; use a matching version of cmt")
+        cells = (*self.cells, *(probe.cell for probe in self.probes))
+        columns = (self.benign.verdicts, *(cell.verdicts for cell in cells))
+        lengths = {len(one.label_array) for one in columns if one is not None}
+        lengths |= {len(cell.changes.norm("l2")) for cell in cells if cell.changes is not None}
+        if not lengths <= {len(self.data.sample)}:
+            raise UsageError(
+                f"results: expected {len(self.data.sample)} verdicts in every row, got {sorted(lengths)}; "
+                "run `cmt attack` again"
+            )
         object.__setattr__(self, "cells", tuple(sorted(self.cells, key=_order)))
+
+    def probed(self, purpose: str) -> tuple[Cell, ...]:
+        """Return the attacks that were run for one purpose of a sanity check."""
+        return tuple(probe.cell for probe in self.probes if probe.purpose == purpose)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -280,9 +107,9 @@ class Results:
             UsageError: A field is missing, unknown or of another type, or the schema is another one.
         """
         schema = document.get("schema") if isinstance(document, dict) else None
-        if isinstance(schema, int) and schema != SCHEMA:
-            raise UsageError(f"results: expected schema {SCHEMA}, got {schema}; use a matching version of cmt")
-        return from_json(cls, document, "results")
+        if isinstance(schema, int) and schema not in (1, SCHEMA):
+            raise UsageError(f"results: expected schema 1 or {SCHEMA}, got {schema}; use a matching version of cmt")
+        return from_json(cls, upgraded(document) if schema == 1 else document, "results")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Results:
@@ -312,6 +139,26 @@ class Results:
         """
         with atomic_output(path) as temporary:
             temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def upgraded(document: Any) -> Any:
+    """Return a document of schema 1 as one of `SCHEMA`: what it does not know is null or empty."""
+    added: dict[str, Any] = {
+        "logits_checks": [],
+        "repetition": None,
+        "availability": [],
+        "worst_cases": [],
+        "probes": [],
+    }
+    unknown = {"verdicts": None, "changes": None, "detection": None}
+    known = {**document, "schema": SCHEMA, **added}
+    if isinstance(known.get("data"), dict):
+        known["data"] = {**known["data"], "labels": None}
+    if isinstance(known.get("benign"), dict):
+        known["benign"] = {**known["benign"], "verdicts": None}
+    if isinstance(known.get("cells"), list):
+        known["cells"] = [{**cell, **unknown} if isinstance(cell, dict) else cell for cell in known["cells"]]
+    return known
 
 
 def _order(cell: Cell) -> tuple[bool, int, float, str, str]:

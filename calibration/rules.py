@@ -7,7 +7,6 @@ go in, verdicts come out, and every runtime that reads ONNX applies the same rul
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -15,8 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import uses_external_data
 
 from runtime.errors import ModelError, UsageError, one_line
-
-Rule = Literal["pair", "confidence"]
+from runtime.spec import Rule
 
 OPSETS = range(18, 22)
 """Versions of the ``ai.onnx`` operators a file may use."""
@@ -89,6 +87,27 @@ rule (float[N,K] logits, float[N,K] robust_logits, float rule_largest, float thr
 """
 
 
+_DETECTOR_RULE = f"""
+rule (float[N,K] logits, float[N,D] anomalies, float rule_largest, float threshold)
+  => (int32[N] labels, bool[N] accepted, float[N] confidence)
+<{_CONSTANTS}, float rule_limit = {{1}}>
+{{
+  rule_both = Concat <axis = 1> (logits, anomalies)
+  {_FINITE.format(logits="rule_both")}
+  {_COMMON}
+  {_VERDICT.format(confidence="rule_top")}
+  rule_worst = ReduceMax <keepdims = 0> (anomalies, rule_axis)
+  rule_within = LessOrEqual (rule_worst, rule_limit)
+  rule_passes = And (rule_within, rule_sure)
+  accepted = And (rule_finite, rule_passes)
+}}
+"""
+
+_RULES = {"pair": _PAIR_RULE, "confidence": _CONFIDENCE_RULE, "detector": _DETECTOR_RULE}
+_READ = {"pair": {"logits", "robust_logits"}, "confidence": {"logits"}, "detector": {"logits", "anomalies"}}
+"""The outputs of a network that each rule reads."""
+
+
 def assemble(
     network: ModelProto,
     *,
@@ -101,10 +120,12 @@ def assemble(
 
     Args:
         network: Float32 input ``pixels`` ``(N, C, H, W)`` in [0, 1] with a symbolic batch axis; outputs ``logits``
-            ``(N, K)``, under rule ``pair`` also ``robust_logits`` ``(N, K)``, and where there is a gradient lock also
-            ``unlocked_logits`` ``(N, K)``, which stays inside the file under that name.
-        rule: ``pair`` (two heads and a Classmap) or ``confidence`` (one head).
-        classmap: M, ``(K,)``, labels with ``M[y] != y``; None under rule ``confidence``.
+            ``(N, K)``, under rule ``pair`` also ``robust_logits`` ``(N, K)``, under rule ``detector`` also
+            ``anomalies`` ``(N, D)``, what each detector reads as a share of its limit, and where there is a gradient
+            lock also ``unlocked_logits`` ``(N, K)``. The last two stay inside the file under these names.
+        rule: ``pair`` (two heads and a Classmap), ``confidence`` (one head) or ``detector`` (one head and detectors,
+            each of which rejects above its limit).
+        classmap: M, ``(K,)``, labels with ``M[y] != y``; None under the other rules.
         threshold: Smallest confidence to accept, in [0, 1]; rounded to float32.
         input_shape: ``(H, W, C)`` of the images the file will take.
 
@@ -119,10 +140,11 @@ def assemble(
     Source: Wang et al. 2018 (arXiv 1803.05123), section 3.3.1; confidence = softmax(Z*)[y] * softmax(Z')[M[y]].
     """
     outputs = _check_network(network, rule)
-    classes = _width(network, outputs, input_shape)
+    shapes = _infer_shapes(network, outputs, input_shape)
+    classes = _width(shapes, outputs - {"anomalies"}, "logits")
     _check_rule(rule, classmap, threshold, classes)
     prefix = onnx.parser.parse_graph(_PREFIX)
-    suffix = onnx.parser.parse_graph(_PAIR_RULE if rule == "pair" else _CONFIDENCE_RULE)
+    suffix = onnx.parser.parse_graph(_RULES[rule])
     _check_names(network.graph, prefix, suffix)
 
     height, width, channels = input_shape
@@ -132,6 +154,9 @@ def assemble(
     graph.value_info.append(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", channels, height, width]))
     if "unlocked_logits" in outputs:
         graph.value_info.append(helper.make_tensor_value_info("unlocked_logits", TensorProto.FLOAT, ["N", classes]))
+    if rule == "detector":
+        detectors = _width(shapes, {"anomalies"}, "anomalies")
+        graph.value_info.append(helper.make_tensor_value_info("anomalies", TensorProto.FLOAT, ["N", detectors]))
     graph.node.extend([*prefix.node, *network.graph.node, *suffix.node])
     graph.initializer.extend(
         [
@@ -148,13 +173,13 @@ def assemble(
 
 def _check_network(network: ModelProto, rule: Rule) -> set[str]:
     """Return the names of the network's outputs after checking them, its input and its operator set."""
-    if rule not in ("pair", "confidence"):
-        raise UsageError(f"expected rule 'pair' or 'confidence', got {rule!r}")
+    if rule not in _RULES:
+        raise UsageError(f"expected rule {', '.join(map(repr, _RULES))}, got {rule!r}")
     fed = {value.name for value in network.graph.input} - {tensor.name for tensor in network.graph.initializer}
     if fed != {"pixels"}:
         raise ModelError(f"expected a network with the one input 'pixels', got {sorted(fed)}")
     outputs = {value.name for value in network.graph.output}
-    needed = {"logits", "robust_logits"} if rule == "pair" else {"logits"}
+    needed = _READ[rule]
     if not needed <= outputs <= needed | {"unlocked_logits"}:
         raise ModelError(
             f"expected a network with the outputs {sorted(needed)} for rule {rule!r}, got {sorted(outputs)}"
@@ -170,8 +195,10 @@ def _check_network(network: ModelProto, rule: Rule) -> set[str]:
     return outputs
 
 
-def _width(network: ModelProto, outputs: set[str], input_shape: tuple[int, int, int]) -> int:
-    """Return K, the width of every logits tensor, inferred for images of `input_shape`."""
+def _infer_shapes(
+    network: ModelProto, outputs: set[str], input_shape: tuple[int, int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every output, inferred for images of `input_shape`."""
     if len(input_shape) != 3 or any(size < 1 for size in input_shape):
         raise UsageError(f"expected an input shape (H, W, C) of positive numbers, got {input_shape}")
     height, width, channels = input_shape
@@ -187,10 +214,14 @@ def _width(network: ModelProto, outputs: set[str], input_shape: tuple[int, int, 
         raise ModelError(f"expected a network for images of {input_shape}, got: {one_line(error)}") from error
     shapes = {value.name: _dims(value) for value in inferred.graph.output}
     declared = {value.name: _dims(value) for value in network.graph.output}
-    found = {shapes[name] or declared[name] for name in outputs}
-    shape = found.pop()
-    if found or len(shape) != 2 or shape[0] or not shape[1]:
-        raise ModelError(f"expected logits of one shape (N, K) with a symbolic batch axis N, got {shapes}")
+    return {name: shapes[name] or declared[name] for name in outputs}
+
+
+def _width(shapes: dict[str, tuple[int, ...]], names: set[str], what: str) -> int:
+    """Return the one width of some outputs."""
+    shape, *others = {shapes[name] for name in names}
+    if others or len(shape) != 2 or shape[0] or not shape[1]:
+        raise ModelError(f"expected {what} of one shape (N, K) with a symbolic batch axis N, got {shapes}")
     return shape[1]
 
 
@@ -203,9 +234,9 @@ def _check_rule(rule: Rule, classmap: Sequence[int] | None, threshold: float, cl
     """Refuse a threshold or a Classmap that does not fit the rule."""
     if not 0 <= threshold <= 1:
         raise UsageError(f"expected a threshold in [0, 1], got {threshold}")
-    if rule == "confidence":
+    if rule != "pair":
         if classmap is not None:
-            raise UsageError("expected no Classmap under rule 'confidence', got one; leave it out")
+            raise UsageError(f"expected no Classmap under rule {rule!r}, got one; leave it out")
         return
     if classmap is None or len(classmap) != classes:
         got = "none" if classmap is None else len(classmap)
@@ -220,7 +251,7 @@ def _check_names(network: GraphProto, *added: GraphProto) -> None:
     taken = {name for node in network.node for name in node.output} | {tensor.name for tensor in network.initializer}
     ours = {name for graph in added for node in graph.node for name in (*node.input, *node.output)}
     ours |= {"images", "rule_largest"}
-    clash = taken & ours - {"logits", "robust_logits"}
+    clash = taken & ours - {"logits", "robust_logits", "anomalies"}
     if clash:
         raise ModelError(
             f"expected a network that leaves the rule's tensor names free, got {sorted(clash)}; rename them"

@@ -25,6 +25,7 @@ from calibration.datasets import Dataset, Split, make_dataset
 from calibration.golden import choose_golden, with_golden
 from calibration.judge import Judge, classify
 from calibration.metrics import share
+from calibration.plausibility import implausible
 from calibration.stamping import set_threshold
 from runtime.artifact import read_artifact
 from runtime.errors import CmtError, UsageError
@@ -163,6 +164,7 @@ def calibrate(
     device: str = "auto",
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    warn: Callable[[str], None] = lambda sentence: None,
 ) -> Calibrated:
     """Set a file's threshold on the test images that the attack's sample leaves.
 
@@ -173,6 +175,7 @@ def calibrate(
         device: As for `Guard`.
         threads: As for `Guard`.
         progress: Told of ``(done, total)`` images.
+        warn: Given a sentence for each figure that is far from the one in the training record, see `implausible`.
 
     Returns:
         The new file, which was started and has accepted the share it claims.
@@ -186,6 +189,8 @@ def calibrate(
     dataset.require_classes(artifact.spec.classes, owner=owner)
     dataset.require_shape(artifact.spec.input_shape, owner=owner)
     held_out = held_out_images(dataset, n=config.n, seed=config.seed)
+    if config.per_class:
+        _require_every_class(held_out, dataset.classes)
     record: dict[str, Any] = {
         "data": held_out.digest,
         "images": len(held_out),
@@ -198,6 +203,9 @@ def calibrate(
     hard_rule = Judge(read_artifact(open_file), source="images", device=device, threads=threads)
     verdicts = hard_rule.verdicts(held_out.images, lambda done: progress(done, total))
     correct = verdicts.labels == held_out.labels
+    rejected = int((~verdicts.accepted).sum())
+    for sentence in implausible(artifact.spec, images=len(held_out), right=int(correct.sum()), rejected=rejected):
+        warn(sentence)
     threshold = threshold_at_acceptance(
         verdicts.confidence,
         correct,
@@ -228,6 +236,16 @@ def calibrate(
         right=int(correct.sum()),
         data=held_out.digest,
     )
+
+
+def _require_every_class(held_out: Split, classes: tuple[str, ...]) -> None:
+    """Refuse to promise something of a class that was never seen."""
+    absent = [name for label, name in enumerate(classes) if not (held_out.labels == label).any()]
+    if absent:
+        raise UsageError(
+            f"--per-class: expected held-out images of every class, got none of {', '.join(absent)}; bring some, or "
+            "calibrate for all classes together"
+        )
 
 
 def held_out_images(dataset: Dataset, *, n: int, seed: int) -> Split:

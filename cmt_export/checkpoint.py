@@ -17,13 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from cmt_export.networks import TRUNKS, build_network, load_trunk_factory
-from cmt_export.objective import Recipe
+from cmt_export.networks import TRUNKS, load_trunk_factory
+from cmt_export.recipes import Recipe, read_recipe
 from runtime.atomic import atomic_output
 from runtime.errors import CmtError, ModelError, UsageError
 
 FORMAT = "cmt.checkpoint"
-VERSION = 1
+VERSION = 2
+"""Version 1 knew one recipe dataclass for all names; such files are still read."""
 PROBES = 256
 """Held-out images that a checkpoint carries for the parity gate and the golden input."""
 
@@ -78,7 +79,7 @@ class Checkpoint:
         trunk: A built-in name or ``package.module:factory``; a label, never imported from here.
         input_shape: ``(C, H, W)``.
         classes: K names.
-        classmap: M, K labels; None for an undefended network.
+        classmap: M, K labels; None for a recipe without one.
         recipe: The objective.
         schedule: The optimisation.
         execution: The arithmetic.
@@ -109,6 +110,10 @@ class Checkpoint:
         """Whether every epoch of the schedule is done."""
         return not self.progress
 
+    def classmap_tensor(self, device: str) -> torch.Tensor | None:
+        """Return M as int64 ``(K,)`` on a device; None where there is none."""
+        return None if self.classmap is None else torch.tensor(self.classmap, device=device)
+
     def build(self, trunk: str | None = None) -> nn.Module:
         """Build the network with these weights, in evaluation mode on the CPU.
 
@@ -119,13 +124,8 @@ class Checkpoint:
             UsageError: The trunk is not built in and was not named.
             ModelError: The weights do not fit the network.
         """
-        network = build_network(
-            load_trunk_factory(self._named_trunk(trunk)),
-            input_shape=self.input_shape,
-            classes=len(self.classes),
-            dual=self.recipe.defended,
-            lock=self.recipe.lock,
-            lock_width=self.recipe.lock_width,
+        network = self.recipe.build(
+            load_trunk_factory(self._named_trunk(trunk)), input_shape=self.input_shape, classes=len(self.classes)
         )
         try:
             network.load_state_dict(self.weights)
@@ -157,7 +157,7 @@ class Checkpoint:
             "input_shape": list(self.input_shape),
             "classes": list(self.classes),
             "classmap": None if self.classmap is None else list(self.classmap),
-            "recipe": dict(vars(self.recipe)),
+            "recipe": self.recipe.to_json(),
             "schedule": dict(vars(self.schedule)),
             "execution": dict(vars(self.execution)),
             "data": self.data,
@@ -192,15 +192,16 @@ class Checkpoint:
             raise ModelError(f"{foreign} ({type(error).__name__})") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ModelError(f"{path}: expected a checkpoint written by cmt train, got another project's file")
-        if document.get("version") != VERSION:
-            raise ModelError(f"{path}: expected checkpoint version {VERSION}, got {document.get('version')!r}")
+        version = document.get("version")
+        if version not in (1, VERSION):
+            raise ModelError(f"{path}: expected checkpoint version 1 or {VERSION}, got {version!r}; update cmt")
         try:
             return cls(
                 trunk=str(document["trunk"]),
                 input_shape=_shape(document["input_shape"]),
                 classes=tuple(map(str, document["classes"])),
                 classmap=None if document["classmap"] is None else tuple(map(int, document["classmap"])),
-                recipe=Recipe(**document["recipe"]),
+                recipe=read_recipe(document["recipe"], version=version),
                 schedule=Schedule(**document["schedule"]),
                 execution=Execution(**document["execution"]),
                 data=dict(document["data"]),

@@ -15,10 +15,11 @@ import click
 from runtime.errors import CmtError
 
 COMMANDS = {
-    "train": ("cmt_export.commands:train", "Train a network on labelled images."),
+    "train": ("cmt_export.train_command:train", "Train a network on labelled images."),
     "export": ("cmt_export.commands:export", "Write a checkpoint as one ONNX file with its reject rule inside."),
     "verify": ("cmt_export.commands:verify", "Check that a file decides like its checkpoint."),
     "calibrate": ("calibration.calibrate_command:calibrate", "Set the acceptance threshold on held-out benign images."),
+    "quantize": ("calibration.quantize_command:quantize", "Write a file in INT8 that decides the same."),
     "attack": ("calibration.cli:attack", "Attack an exported file and count what it lets through."),
     "report": ("calibration.cli:report", "Turn results into one self-contained HTML page."),
     "score": ("runtime.cli:score", "Classify or reject every image of a folder."),

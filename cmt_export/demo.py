@@ -25,8 +25,8 @@ from calibration.results import Results
 from calibration.thresholds import CalibrationConfig, calibrate
 from cmt_export.checkpoint import Execution, Schedule
 from cmt_export.exporting import export
-from cmt_export.objective import Recipe
-from cmt_export.pipeline import TrainingPlan, run_plan
+from cmt_export.pipeline import ORACLE, TrainingPlan, run_plan
+from cmt_export.recipes import Cmt
 from cmt_export.training import OnStep, Step
 from runtime.atomic import atomic_output, check_output
 from runtime.errors import CmtError
@@ -110,14 +110,14 @@ def _make_guard(files: _Files, data: Dataset, seed: int, stage: Any) -> None:
     """Train the oracle, estimate the Classmap, train the defended network, export it and check its verdicts."""
     plan = TrainingPlan(
         output=files.checkpoint,
-        recipe=Recipe(epsilon=_EPSILON),
+        recipe=Cmt(epsilon=_EPSILON),
         schedule=Schedule(epochs=20, batch_size=64, learning_rate=2e-3, seed=seed),
         classmap_config=ClassmapConfig(epsilon_max=_EPSILON, seed=seed),
         # The networks are too small for a measurement to pay, and a fixed choice gives everyone the same bits.
         execution=Execution(device="cpu", precision="fp32", channels_last=True, threads=1),
     )
     files.checkpoint.unlink(missing_ok=True)
-    plan.oracle_checkpoint.unlink(missing_ok=True)
+    plan.checkpoint_of(ORACLE).unlink(missing_ok=True)
     checkpoint = run_plan(plan, data, lambda what: _following(stage(what)))
     stage("exporting and comparing verdicts")
     export(checkpoint, files.guard)

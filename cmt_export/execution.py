@@ -6,18 +6,21 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from cmt_export.checkpoint import Execution
-from cmt_export.objective import Recipe, training_loss
+from cmt_export.recipes import Batch, Recipe
 from runtime.cpus import usable_cpus
 from runtime.errors import DeviceError, UsageError
 
 _Placed = TypeVar("_Placed", Tensor, nn.Module)
 _ROUNDS = 3
+_PATIENCE = 20.0
+"""Seconds after which no further round begins: a step of a recipe with many inner steps takes that long by itself."""
 _WORTH_IT = 0.95  # a choice that changes the bits must win by more than the noise of the measurement
 
 
@@ -40,9 +43,7 @@ def resolve_device(name: str) -> str:
 def choose_execution(
     network: nn.Module,
     recipe: Recipe,
-    pixels: Tensor,
-    labels: Tensor,
-    classmap: Tensor | None,
+    batch: Batch,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -57,9 +58,7 @@ def choose_execution(
     Args:
         network: The network to train; a copy of it is used.
         recipe: The objective.
-        pixels: One batch, float32 ``(B, C, H, W)``, on the CPU.
-        labels: int64 ``(B,)``.
-        classmap: M, int64 ``(K,)``, or None.
+        batch: One batch, on the CPU.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32`` or ``bf16`` (autocast).
         memory_format: ``auto``, ``contiguous`` or ``channels-last``.
@@ -78,8 +77,11 @@ def choose_execution(
     if len(candidates) == 1:
         return candidates[0]
     with _kept_generator():
-        trials = [_Trial(candidate, network, recipe, pixels, labels, classmap) for candidate in candidates]
-        for _ in range(_ROUNDS):
+        trials = [_Trial(candidate, network, recipe, batch) for candidate in candidates]
+        started = time.perf_counter()
+        for rounds in range(_ROUNDS):
+            if rounds and time.perf_counter() - started > _PATIENCE:
+                break
             for trial in trials:
                 trial.step()
     best = trials[0]
@@ -95,20 +97,17 @@ class _Trial:
     Trials take turns, and each counts its best step, so that a busy moment of the machine decides nothing.
     """
 
-    def __init__(
-        self,
-        execution: Execution,
-        network: nn.Module,
-        recipe: Recipe,
-        pixels: Tensor,
-        labels: Tensor,
-        classmap: Tensor | None,
-    ) -> None:
+    def __init__(self, execution: Execution, network: nn.Module, recipe: Recipe, batch: Batch) -> None:
         self.execution, self.seconds = execution, float("inf")
         self._network = place(copy.deepcopy(network), execution).train()
         self._recipe = recipe
-        self._pixels, self._labels = place(pixels, execution), labels.to(execution.device)
-        self._classmap = None if classmap is None else classmap.to(execution.device)
+        self._batch = replace(
+            batch,
+            pixels=place(batch.pixels, execution),
+            labels=batch.labels.to(execution.device),
+            classmap=None if batch.classmap is None else batch.classmap.to(execution.device),
+            generator=torch.Generator(execution.device).manual_seed(0),
+        )
         with running(execution):
             self._run()
 
@@ -121,14 +120,7 @@ class _Trial:
 
     def _run(self) -> None:
         with autocast(self.execution):
-            loss = training_loss(
-                self._network,
-                self._recipe,
-                self._pixels,
-                self._labels,
-                classmap=self._classmap,
-                epsilon=self._recipe.epsilon,
-            )
+            loss = self._recipe.loss(self._network, self._batch)
         torch.autograd.backward(loss)
         if self.execution.device == "cuda":
             torch.cuda.synchronize()

@@ -12,12 +12,14 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor, nn
 
 from calibration.golden import choose_golden
-from calibration.rules import OPSETS, Rule, assemble
+from calibration.pixels import to_pixels
+from calibration.rules import OPSETS, assemble
 from calibration.stamping import stamp
 from cmt_export.checkpoint import Checkpoint
 from cmt_export.networks import Logits
@@ -31,6 +33,7 @@ from runtime.verdicts import Verdicts
 OPSET = 20
 """GELU is one operator from this version on, and every supported ONNX Runtime knows it."""
 
+_FAR = 0.1
 _TRACED_BATCH = 2  # torch would turn a batch of one into a constant
 
 
@@ -102,7 +105,7 @@ def build_guard(
         ModelError: The network cannot be exported.
     """
     channels, height, width = checkpoint.input_shape
-    rule: Rule = "pair" if checkpoint.recipe.defended else "confidence"
+    rule = checkpoint.recipe.rule
     model = assemble(
         export_network(network, checkpoint.input_shape, opset=opset),
         rule=rule,
@@ -128,7 +131,7 @@ def build_guard(
         "recipe": checkpoint.recipe.to_json() | {"trunk": checkpoint.trunk},
         "training": _training_record(checkpoint),
         "producer": {"name": "cmt", "version": version("cmt")},
-        "golden": _golden(model, checkpoint),
+        "golden": _golden(model, network, checkpoint),
     }
     return stamp(model, document)
 
@@ -214,12 +217,24 @@ def _training_record(checkpoint: Checkpoint) -> dict[str, Any]:
     return record
 
 
-def _golden(model: onnx.ModelProto, checkpoint: Checkpoint) -> dict[str, Any]:
+def _golden(model: onnx.ModelProto, network: nn.Module, checkpoint: Checkpoint) -> dict[str, Any]:
     """Choose the held-out image whose verdict is the hardest to change by rounding."""
+    images = checkpoint.probe_images
+    if checkpoint.recipe.rule == "detector":
+        images = _far_from_every_limit(network, images)
     session = create_session(model.SerializeToString(), device="cpu")
     names = [output.name for output in session.get_outputs()]
-    outputs = dict(zip(names, session.run(names, {"images": checkpoint.probe_images}), strict=True))
+    outputs = dict(zip(names, session.run(names, {"images": images}), strict=True))
     verdicts = Verdicts(**{"robust_logits": None, **outputs}, classes=checkpoint.classes)
     if not np.isfinite(verdicts.logits).all():
         raise CmtError("export: expected finite logits, got NaN or infinity; the checkpoint's training diverged")
-    return choose_golden(checkpoint.probe_images, verdicts, threshold=0.0).to_document()
+    return choose_golden(images, verdicts, threshold=0.0).to_document()
+
+
+@torch.no_grad()
+def _far_from_every_limit(network: nn.Module, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the images on which no detector is within a tenth of its limit; all of them where there is none such."""
+    outputs: Logits = network(torch.from_numpy(to_pixels(images)))
+    assert outputs.anomalies is not None  # a network of this rule has detectors
+    far = ((outputs.anomalies - 1).abs() > _FAR).all(1).numpy()
+    return images[far] if far.any() else images

@@ -1,4 +1,4 @@
-"""The networks of Table 1, the dual head on any trunk, and the gradient lock.
+"""The networks of Table 1, and one or two heads on any trunk.
 
 A *trunk* is a `torch.nn.Module` that maps pixels ``(N, C, H, W)`` to features ``(N, F)``: everything up to and
 including the last hidden layer. A trunk factory takes the input shape ``(C, H, W)`` and returns a fresh trunk:
@@ -14,14 +14,13 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from cmt_export.lock import Lock, build_lock
 from runtime.errors import UsageError
 
-Lock = Literal["trained", "frozen", "none"]
 Shape = tuple[int, int, int]
 TrunkFactory = Callable[[Shape], nn.Module]
 
@@ -34,34 +33,18 @@ class Logits:
         logits: Z*, or Z of a network without a lock, ``(N, K)``.
         robust_logits: Z', ``(N, K)``; None for a single head.
         unlocked_logits: Z before the lock, ``(N, K)``; None without a lock.
+        anomalies: What each of D detectors reads as a share of its limit, ``(N, D)``, at least 0: above 1 it rejects;
+            None without detectors.
     """
 
     logits: Tensor
     robust_logits: Tensor | None = None
     unlocked_logits: Tensor | None = None
-
-
-class GradientLock(nn.Module):
-    """Z* = Z ⊙ g(Z'), g two fully connected layers (paper §3.3.3, Fig. 3, Eq. 12).
-
-    The last bias starts at one, so that Z* starts near Z: a frozen g drawn around zero would scale every logit away.
-    """
-
-    def __init__(self, classes: int, *, width: int) -> None:
-        """Make g with `width` hidden units for `classes` logits."""
-        super().__init__()
-        self.hidden = nn.Linear(classes, width)
-        self.multiplier = nn.Linear(width, classes)
-        nn.init.ones_(self.multiplier.bias)
-
-    def forward(self, unlocked_logits: Tensor, robust_logits: Tensor) -> Tensor:
-        """Return Z*, ``(N, K)``, of Z and Z', each ``(N, K)``."""
-        multiplier: Tensor = self.multiplier(torch.relu(self.hidden(robust_logits)))
-        return unlocked_logits * multiplier
+    anomalies: Tensor | None = None
 
 
 class SingleHead(nn.Module):
-    """An undefended classifier: a trunk and one head."""
+    """A trunk and one head."""
 
     def __init__(self, trunk: nn.Module, *, features: int, classes: int) -> None:
         """Put a head of `classes` logits on a trunk of `features`."""
@@ -83,9 +66,7 @@ class DualHead(nn.Module):
         self.trunk = trunk
         self.head = nn.Linear(features, classes)
         self.robust_head = nn.Linear(features, classes)
-        self.lock = None if lock == "none" else GradientLock(classes, width=lock_width)
-        if self.lock is not None and lock == "frozen":
-            self.lock.requires_grad_(False)
+        self.lock = build_lock(lock, classes, width=lock_width)
 
     def forward(self, pixels: Tensor) -> Logits:
         """Classify pixels, float32 ``(N, C, H, W)`` in [0, 1]."""
@@ -96,26 +77,49 @@ class DualHead(nn.Module):
         return Logits(logits=self.lock(unlocked, robust), robust_logits=robust, unlocked_logits=unlocked)
 
 
-def oracle_trunk(input_shape: Shape) -> nn.Module:
-    """Build the oracle of Table 1 up to its last hidden layer: six 3×3 convolutions, then 512 units."""
-    return _table1(input_shape, convolutions=(32, 64, 128), hidden=(512,), dropout=0.2)
+def oracle_trunk(input_shape: Shape, *, dropout: float = 0.2) -> nn.Module:
+    """Build the oracle of Table 1 up to its last hidden layer: six 3×3 convolutions, then 512 units.
+
+    Args:
+        input_shape: ``(C, H, W)``.
+        dropout: After every pair of convolutions and after the hidden layer.
+    """
+    return _table1(input_shape, convolutions=(32, 64, 128), hidden=(512,), dropouts=(dropout, dropout))
+
+
+def wide_trunk(input_shape: Shape, *, dropout: float = 0.2) -> nn.Module:
+    """Build the oracle of Table 1 with twice the filters and no dropout between its convolutions; ours.
+
+    Args:
+        input_shape: ``(C, H, W)``.
+        dropout: After the hidden layer.
+    """
+    return _table1(input_shape, convolutions=(64, 128, 256), hidden=(512,), dropouts=(0.0, dropout))
 
 
 def s_mnist_trunk(input_shape: Shape) -> nn.Module:
     """Build the substitute S_MNIST of Table 1 up to its last hidden layer."""
-    return _table1(input_shape, convolutions=(32, 64), hidden=(200, 200), dropout=0.0)
+    return _table1(input_shape, convolutions=(32, 64), hidden=(200, 200), dropouts=(0.0, 0.0))
 
 
 def s_cifar10_trunk(input_shape: Shape) -> nn.Module:
     """Build the substitute S_CIFAR10 of Table 1 up to its last hidden layer."""
-    return _table1(input_shape, convolutions=(64, 128), hidden=(256, 256), dropout=0.0)
+    return _table1(input_shape, convolutions=(64, 128), hidden=(256, 256), dropouts=(0.0, 0.0))
 
 
-TRUNKS: dict[str, TrunkFactory] = {"oracle": oracle_trunk, "s-mnist": s_mnist_trunk, "s-cifar10": s_cifar10_trunk}
+TRUNKS: dict[str, TrunkFactory] = {
+    "oracle": oracle_trunk,
+    "s-mnist": s_mnist_trunk,
+    "s-cifar10": s_cifar10_trunk,
+    "wide": wide_trunk,
+}
 """The built-in trunks by the name that ``--network`` takes and a checkpoint records."""
 
 
-def _table1(input_shape: Shape, *, convolutions: Sequence[int], hidden: Sequence[int], dropout: float) -> nn.Module:
+def _table1(
+    input_shape: Shape, *, convolutions: Sequence[int], hidden: Sequence[int], dropouts: tuple[float, float]
+) -> nn.Module:
+    """Build pairs of 3×3 convolutions, then fully connected layers; `dropouts` after the ones and after the others."""
     channels, height, width = input_shape
     smallest = 2 ** len(convolutions)
     if min(height, width) < smallest:
@@ -128,13 +132,13 @@ def _table1(input_shape: Shape, *, convolutions: Sequence[int], hidden: Sequence
         layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU()]
         # Max-pooling commutes with ReLU, so pooling first is the same function and rectifies a quarter as much.
         layers += [nn.Conv2d(filters, filters, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
-        layers += [nn.Dropout(dropout)] if dropout else []
+        layers += [nn.Dropout(dropouts[0])] if dropouts[0] else []
         channels, height, width = filters, height // 2, width // 2
     layers.append(nn.Flatten())
     inputs = channels * height * width
     for units in hidden:
         layers += [nn.Linear(inputs, units), nn.ReLU()]
-        layers += [nn.Dropout(dropout)] if dropout else []
+        layers += [nn.Dropout(dropouts[1])] if dropouts[1] else []
         inputs = units
     return nn.Sequential(*layers)
 

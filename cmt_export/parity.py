@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from calibration.pixels import to_images, to_pixels
 from cmt_export.checkpoint import Checkpoint
 from cmt_export.networks import Logits
-from cmt_export.objective import fgs_step, log_odds
+from cmt_export.recipes.inner import fgs_step
+from cmt_export.recipes.objectives import log_odds
+from cmt_export.rule import confidence, hard_rule
 from runtime.errors import GateFailed, UsageError
 from runtime.guard import Guard
 from runtime.verdicts import Verdicts
@@ -28,6 +29,8 @@ CONFIDENCE_TOLERANCE = 1e-5
 """A confidence this close to the threshold may fall on either side of it."""
 MARGIN_TOLERANCE = 1e-4
 """Two top logits this close may change places."""
+ANOMALY_TOLERANCE = 1e-3
+"""A detector this close to its limit, as a share of it, may fall on either side: some read differences of softmaxes."""
 
 _BISECTIONS = 8  # 2^-8: neighbouring 8-bit images
 _SINGLES = 64
@@ -43,7 +46,8 @@ class ParityReport:
         benign: Images compared.
         adversarial: Images compared.
         near: Images compared that lie at the edge of a verdict.
-        undecidable: Differences within the tolerances: confidence 1e-5 from the threshold, or top-two margin 1e-4.
+        undecidable: Differences within the tolerances: confidence 1e-5 from the threshold, top-two margin
+            1e-4, or a detector 1e-3 from its limit.
         different: Differences beyond them.
         largest_logit_gap: Largest absolute difference of a logit.
         first_difference: The first of them, for people; empty without one.
@@ -79,6 +83,7 @@ class _Reference:
     confidence: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
     robust_logits: npt.NDArray[np.float32] | None
+    anomalies: npt.NDArray[np.float32] | None
 
 
 def check_parity(
@@ -181,6 +186,8 @@ def _is_undecidable(reference: _Reference, threshold: float) -> npt.NDArray[np.b
         if logits is not None:
             top = np.sort(logits, axis=1)
             close |= top[:, -1] - top[:, -2] <= MARGIN_TOLERANCE
+    if reference.anomalies is not None:
+        close |= (np.abs(reference.anomalies - 1) <= ANOMALY_TOLERANCE).any(1)
     return close
 
 
@@ -188,23 +195,23 @@ def _is_undecidable(reference: _Reference, threshold: float) -> npt.NDArray[np.b
 def _judge(network: nn.Module, checkpoint: Checkpoint, threshold: float, images: Images) -> _Reference:
     """Apply the rule in PyTorch (paper §3.3.1), without the exported graph."""
     chunks = [_forward(network, images[first : first + 256]) for first in range(0, len(images), 256)]
-    logits = torch.cat([chunk.logits for chunk in chunks])
-    labels = logits.argmax(1)
-    confidence = F.softmax(logits, 1).gather(1, labels[:, None])[:, 0]
-    robust_logits, agrees = None, torch.ones_like(labels, dtype=torch.bool)
-    if checkpoint.classmap is not None:
-        robust_logits = torch.cat([chunk.robust_logits for chunk in chunks if chunk.robust_logits is not None])
-        partners = torch.tensor(checkpoint.classmap)[labels]
-        confidence = confidence * F.softmax(robust_logits, 1).gather(1, partners[:, None])[:, 0]
-        agrees = robust_logits.argmax(1) == partners
-    accepted = agrees & (confidence >= torch.tensor(threshold, dtype=torch.float32))
+    outputs = _joined(chunks)
+    classmap = checkpoint.classmap_tensor("cpu")
+    sure = confidence(outputs, classmap)
+    accepted = hard_rule(outputs, classmap) & (sure >= torch.tensor(threshold, dtype=torch.float32))
     return _Reference(
-        labels=labels.numpy(),
+        labels=outputs.logits.argmax(1).numpy(),
         accepted=accepted.numpy(),
-        confidence=confidence.numpy(),
-        logits=logits.numpy(),
-        robust_logits=None if robust_logits is None else robust_logits.numpy(),
+        confidence=sure.numpy(),
+        logits=outputs.logits.numpy(),
+        robust_logits=None if outputs.robust_logits is None else outputs.robust_logits.numpy(),
+        anomalies=None if outputs.anomalies is None else outputs.anomalies.numpy(),
     )
+
+
+def _joined(chunks: list[Logits]) -> Logits:
+    present = [name for name, value in vars(chunks[0]).items() if value is not None]
+    return Logits(**{name: torch.cat([getattr(chunk, name) for chunk in chunks]) for name in present})
 
 
 def _forward(network: nn.Module, images: Images) -> Logits:

@@ -10,13 +10,17 @@ from calibration.classmap import ClassmapConfig, estimate_classmap
 from calibration.datasets import Dataset
 from cmt_export.checkpoint import Checkpoint, Execution, Schedule
 from cmt_export.exporting import export
-from cmt_export.objective import Recipe
-from cmt_export.training import OnStep, resume, start, train
+from cmt_export.recipes import Recipe, Stage, Undefended
+from cmt_export.run import resume, start
+from cmt_export.training import OnStep, train
 from runtime.artifact import read_artifact
 from runtime.errors import CmtError, UsageError
 
 Progress = Callable[[str], OnStep]
 """Announces a stage by name and returns what to tell of its steps."""
+
+ORACLE = Stage("oracle", Undefended())
+"""What the Classmap is estimated on where no file was given."""
 
 _CLASSMAP_IMAGES = 10_000
 """The paper examines 10,000 FGS examples (§3.1)."""
@@ -32,7 +36,7 @@ class TrainingPlan:
         schedule: The optimisation.
         trunk: A built-in name or ``package.module:factory``.
         classmap_file: Exported oracle to estimate the Classmap on; None trains one first.
-        classmap_config: How it is estimated.
+        classmap_config: How it is estimated; None for a recipe without one.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32`` or ``bf16``.
         memory_format: ``auto``, ``contiguous`` or ``channels-last``.
@@ -47,7 +51,7 @@ class TrainingPlan:
     schedule: Schedule
     trunk: str = "oracle"
     classmap_file: Path | None = None
-    classmap_config: ClassmapConfig
+    classmap_config: ClassmapConfig | None = None
     device: str = "auto"
     precision: str = "auto"
     memory_format: str = "auto"
@@ -56,10 +60,9 @@ class TrainingPlan:
     resume: bool = False
     explicit: frozenset[str] = frozenset()
 
-    @property
-    def oracle_checkpoint(self) -> Path:
-        """Where the oracle that is trained first goes."""
-        return self.output.with_suffix(".oracle.pt")
+    def checkpoint_of(self, stage: Stage) -> Path:
+        """Where the checkpoint of a stage goes that is trained first."""
+        return self.output.with_suffix(f".{stage.name}.pt")
 
     @property
     def oracle_file(self) -> Path:
@@ -83,13 +86,15 @@ def run_plan(plan: TrainingPlan, data: Dataset, progress: Progress) -> Checkpoin
         return train(run, plan.output, on_step=progress(f"resuming {plan.output.name}"))
     if plan.resume and plan.output.exists():
         return Checkpoint.load(plan.output)
-    classmap, provenance = _find_classmap(plan, data, progress) if plan.recipe.defended else (None, {})
+    classmap, provenance = _find_classmap(plan, data, progress) if plan.recipe.needs_classmap else (None, {})
+    stage = plan.recipe.first_stage
     run = start(
         data,
         recipe=plan.recipe,
         schedule=plan.schedule,
         trunk=plan.trunk,
         classmap=classmap,
+        first_stage=None if stage is None else _train_stage(plan, stage, data, progress),
         provenance=provenance,
         device=plan.device,
         precision=plan.precision,
@@ -117,19 +122,20 @@ def _unfinished(plan: TrainingPlan) -> Checkpoint | None:
 
 
 def _check_same_options(plan: TrainingPlan, checkpoint: Checkpoint) -> None:
-    wanted = (
-        vars(plan.recipe)
-        | vars(plan.schedule)
-        | {"trunk": plan.trunk, "network": plan.trunk, "recipe": plan.recipe.name}
+    wanted, began = (
+        _options(plan.recipe, plan.schedule, plan.trunk),
+        _options(checkpoint.recipe, checkpoint.schedule, checkpoint.trunk),
     )
-    began = vars(checkpoint.recipe) | vars(checkpoint.schedule)
-    began |= {"trunk": checkpoint.trunk, "network": checkpoint.trunk, "recipe": checkpoint.recipe.name}
-    for option in sorted(plan.explicit & began.keys()):
-        if wanted[option] != began[option]:
+    for option in sorted(plan.explicit & wanted.keys()):
+        if began.get(option) != wanted[option]:
             raise UsageError(
-                f"--resume: expected --{option.replace('_', '-')} {began[option]} as the run began, "
+                f"--resume: expected --{option.replace('_', '-')} {began.get(option)} as the run began, "
                 f"got {wanted[option]}; leave it out, or train to another -o"
             )
+
+
+def _options(recipe: Recipe, schedule: Schedule, trunk: str) -> dict[str, object]:
+    return vars(recipe) | vars(schedule) | {"trunk": trunk, "network": trunk, "recipe": recipe.name}
 
 
 def _find_classmap(plan: TrainingPlan, data: Dataset, progress: Progress) -> tuple[tuple[int, ...], dict[str, object]]:
@@ -160,14 +166,20 @@ def _find_classmap(plan: TrainingPlan, data: Dataset, progress: Progress) -> tup
 
 
 def _train_oracle(plan: TrainingPlan, data: Dataset, progress: Progress) -> Path:
-    oracle_plan = replace(
-        plan,
-        output=plan.oracle_checkpoint,
-        recipe=Recipe(name="none"),
-        explicit=plan.explicit & {"seed"},
-        resume=plan.resume,
-    )
-    checkpoint = run_plan(oracle_plan, data, progress)
+    checkpoint = _train_stage(plan, ORACLE, data, progress)
     progress("exporting the oracle")
     export(checkpoint, plan.oracle_file, trunk=plan.trunk if "trunk" in plan.explicit else None)
     return plan.oracle_file
+
+
+def _train_stage(plan: TrainingPlan, stage: Stage, data: Dataset, progress: Progress) -> Checkpoint:
+    """Train what comes before the recipe's own network, or take it finished from an earlier run that is resumed."""
+    path = plan.checkpoint_of(stage)
+    checkpoint = run_plan(
+        replace(plan, output=path, recipe=stage.recipe, explicit=plan.explicit & {"seed"}), data, progress
+    )
+    if checkpoint.recipe != stage.recipe:
+        raise UsageError(
+            f"{path}: expected {stage.recipe.to_json()} as this run needs, got {checkpoint.recipe.to_json()}; delete it"
+        )
+    return checkpoint

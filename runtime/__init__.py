@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from runtime.guard import Guard
+    from runtime.pool import GuardPool
     from runtime.spec import GuardSpec, InputSpec
     from runtime.verdicts import Verdict, Verdicts
 
@@ -36,6 +37,7 @@ __all__ = [
     "DeviceError",
     "GateFailed",
     "Guard",
+    "GuardPool",
     "GuardSpec",
     "ImageError",
     "InputSpec",
@@ -47,7 +49,14 @@ __all__ = [
     "Verdicts",
 ]
 
-_HOMES = {"Guard": "guard", "GuardSpec": "spec", "InputSpec": "spec", "Verdict": "verdicts", "Verdicts": "verdicts"}
+_HOMES = {
+    "Guard": "guard",
+    "GuardPool": "pool",
+    "GuardSpec": "spec",
+    "InputSpec": "spec",
+    "Verdict": "verdicts",
+    "Verdicts": "verdicts",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -8,21 +8,27 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from calibration.availability import INVISIBLE, Availability
 from calibration.datasets import load_dataset
-from calibration.metrics import Counts, rate
+from calibration.detection_figures import detection_figures
+from calibration.image_columns import ChangeColumns, VerdictColumns, pack, pack_labels
+from calibration.metrics import Counts, rate, share
 from calibration.pixels import to_images, to_pixels
-from calibration.results import (
+from calibration.result_records import (
     Answer,
     Cell,
     DataRecord,
     Environment,
     Example,
+    LogitsCheck,
     ModelRecord,
-    Results,
+    Repetition,
     Score,
     SelfCheck,
     Source,
 )
+from calibration.results import Results
+from calibration.worst_case import worst_cases
 
 HOSTILE = "<script>alert(1)</script>"
 CLASSES = (
@@ -53,9 +59,49 @@ def counts(n, fooled, rejected, right_label=None):
     )
 
 
+THRESHOLD = 0.731
+
+
+def truth_of(n):
+    return np.arange(n) % len(CLASSES)
+
+
+@functools.cache
+def columns(tally):
+    """Verdicts that come to these counts; who is fooled first is fooled by everything stronger."""
+    rng = np.random.default_rng(0)
+    order, truth = rng.permutation(tally.n), truth_of(tally.n)
+    fooled, rejected = np.split(order, [tally.fooled, tally.fooled + tally.rejected])[:2]
+    wrong = np.concatenate([fooled, rejected[tally.right_label - tally.correct :]])
+    labels, accepted, passes = truth.copy(), np.ones(tally.n, np.bool_), np.ones(tally.n, np.bool_)
+    labels[wrong] = (truth[wrong] + 3) % len(CLASSES)
+    accepted[rejected], passes[rejected[::2]] = False, False
+    confidence = np.where(
+        accepted, THRESHOLD + 0.001 + (0.999 - THRESHOLD) * rng.random(tally.n), 0.7 * rng.random(tally.n)
+    )
+    return VerdictColumns(
+        labels=pack_labels(labels),
+        accepted=pack(accepted, "u1"),
+        passes=pack(passes, "u1"),
+        confidence=pack(confidence, "<f4"),
+    )
+
+
+def changes(n, size):
+    """Changes around a size, none above it."""
+    spread = np.clip(size * np.random.default_rng(1).normal(0.95, 0.1, n), 0, size)
+    return ChangeColumns(l2=pack(25 * spread, "<f4"), linf=pack(spread, "<f4"))
+
+
 def score(*args):
     tally = counts(*args)
-    return {"counts": tally, "rates": rate(tally)}
+    return {"counts": tally, "rates": rate(tally), "verdicts": columns(tally)}
+
+
+def figures(cell, benign, threshold):
+    """The figures of detection that belong to a cell beside benign verdicts."""
+    truth = truth_of(cell.counts.n)
+    return detection_figures(benign.scores(truth), cell.verdicts.scores(truth), threshold=threshold)
 
 
 @functools.cache
@@ -91,7 +137,7 @@ def png(image):
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def cell(attack="igs", epsilon=0.3, fooled=0, rejected=960, *, n=1000, threat="grey-box", reading="z-star", **changes):
+def cell(attack="igs", epsilon=0.3, fooled=0, rejected=960, *, n=1000, threat="grey-box", reading="z-star", **others):
     parameters = (
         {"epsilon": epsilon, "objective": OBJECTIVE} if epsilon is not None else {"confidence": 40.0, "steps": 1000}
     )
@@ -108,6 +154,8 @@ def cell(attack="igs", epsilon=0.3, fooled=0, rejected=960, *, n=1000, threat="g
             file="guard.onnx", digest="5e" * 32, sha256=SHA["guard"], tensor="logits", straight_through=False
         ),
         **score(n, fooled, rejected),
+        "changes": changes(n, epsilon or 0.41),
+        "detection": None,
         "mean_l2": 25 * (epsilon or 0.1),
         "mean_linf": epsilon or 0.41,
         "largest_linf": epsilon or 0.83,
@@ -117,11 +165,26 @@ def cell(attack="igs", epsilon=0.3, fooled=0, rejected=960, *, n=1000, threat="g
         "seconds": 12.3,
         "examples": (),
     }
-    return Cell(**{**values, **changes})
+    return Cell(**{**values, **others})
+
+
+def availability(n, accepted=0.997, **worse):
+    """Shares of images accepted after each change; all the same but those named by their first word."""
+    found = []
+    for name in (*INVISIBLE, "JPEG, quality 75"):
+        kept = round(n * worse.get(name.split()[0].rstrip(","), accepted))
+        found.append(
+            Availability(
+                change=name, invisible=name in INVISIBLE, accepted=share(kept, n), right_label=share(n - n // 100, n)
+            )
+        )
+    return tuple(found)
 
 
 def results(*cells, n=1000, benign=(6, 3), **changes):
     """Everything but the cells; `benign` is fooled and rejected."""
+    untouched = Score(**score(n, *benign, n - benign[0] - min(1, benign[1])))
+    sheet = [replace(one, detection=figures(one, untouched.verdicts, THRESHOLD)) for one in cells if one.counts.n == n]
     confusion = np.random.default_rng(1).dirichlet(np.full(10, 0.6), 10)
     values = {
         "complete": True,
@@ -134,7 +197,7 @@ def results(*cells, n=1000, benign=(6, 3), **changes):
             rule="pair",
             classes=CLASSES,
             classmap=CLASSMAP,
-            threshold=0.731,
+            threshold=THRESHOLD,
             calibration={
                 "data": SHA["data"],
                 "images": 1000,
@@ -166,6 +229,7 @@ def results(*cells, n=1000, benign=(6, 3), **changes):
             sample=tuple(range(0, 10 * n, 10)),
             seed=0,
             eight_bit=False,
+            labels=pack_labels(truth_of(n)),
         ),
         "environment": Environment(
             cmt="0.1.0",
@@ -181,12 +245,21 @@ def results(*cells, n=1000, benign=(6, 3), **changes):
             SelfCheck(file="guard.onnx", of=("logits",), relative_error=0.0031, images=8, seed=0),
             SelfCheck(file="oracle.onnx", of=("logits",), relative_error=0.0009, images=8, seed=0),
         ),
-        "benign": Score(**score(n, *benign, n - benign[0] - 1)),
-        "cells": cells,
+        "logits_checks": (
+            LogitsCheck(file="guard.onnx", tensor="logits", operator="Mul", probabilities=False),
+            LogitsCheck(file="guard.onnx", tensor="robust_logits", operator="Gemm", probabilities=False),
+        ),
+        "repetition": Repetition(attack="IGS", images=8, different=0),
+        "benign": untouched,
+        "availability": availability(n),
+        "worst_cases": worst_cases(untouched.verdicts, truth_of(n), sheet),
+        "cells": tuple(sheet),
+        "probes": (),
     }
     return Results(**{**values, **changes})
 
 
+@functools.cache
 def realistic():
     """Attackers who ignore the rule fail, one who knows it does not; several budgets, pictures, warnings."""
     adaptive = {"threat": "nearly-white-box", "reading": "pair", "adaptive": True, "strength": 40}
@@ -207,6 +280,7 @@ def realistic():
         cell("fgs", 8 / 255, 1, 40, **twin),
         cell("fgs", 0.3, 6, 991, **black),
         complete=False,
+        availability=availability(1000, one=0.003, normal=0.9),
     )
 
 

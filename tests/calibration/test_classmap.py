@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.attacks import Fgs
-from calibration.classmap import ClassmapConfig, classmap_from_confusion, confusion, estimate_classmap
+from calibration.attacks import Fgs, Igs
+from calibration.attacks.carlini_wagner import CarliniWagner
+from calibration.attacks.deepfool import DeepFool
+from calibration.classmap import (
+    ClassmapConfig,
+    attacked_ends,
+    classmap_from_confusion,
+    confusion,
+    estimate_classmap,
+)
 from calibration.gradients import GradientGraph
 from calibration.pixels import to_pixels
 from runtime.errors import UsageError
@@ -104,10 +112,21 @@ def sample():
 
 
 @pytest.mark.parametrize("counts", [False, True], ids=["mass", "counts"])
-def test_confusion_of_a_fixed_step_is_the_mean_over_fgs_examples(graph, sample, counts):
+@pytest.mark.parametrize(
+    ("name", "attack"),
+    [
+        ("fgs", Fgs(epsilon=0.1)),
+        ("igs", Igs(epsilon=0.1)),
+        ("deepfool", DeepFool()),
+        ("cw", CarliniWagner(rounds=1)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_confusion_of_a_fixed_step_is_the_mean_over_examples(graph, sample, name, attack, counts):
     images, labels = sample
-    matrix = confusion(graph, images, labels, epsilon="fixed", epsilon_max=0.1, counts=counts, batch_size=7)
-    z = graph.logits(Fgs(epsilon=0.1)(graph, to_pixels(images), labels).x_adv)["logits"].astype(np.float64)
+    config = ClassmapConfig(attack=name, epsilon="fixed", epsilon_max=0.1, batch_size=7)
+    matrix = confusion(attacked_ends(graph, images, labels, config), counts=counts)
+    z = graph.logits(attack(graph, to_pixels(images), labels).x_adv)["logits"].astype(np.float64)
     shares = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     if counts:
         shares = (z == z.max(axis=1, keepdims=True)).astype(float)
@@ -115,9 +134,18 @@ def test_confusion_of_a_fixed_step_is_the_mean_over_fgs_examples(graph, sample, 
     np.testing.assert_allclose(matrix, expected, rtol=0, atol=1e-5)
 
 
-def test_confusion_of_drawn_steps_follows_its_seed(graph, sample):
+def test_ends_carry_their_labels(graph, sample):
     images, labels = sample
-    first, again, other = (confusion(graph, images, labels, batch_size=8, seed=seed) for seed in (0, 0, 1))
+    ends = attacked_ends(graph, images, labels, ClassmapConfig(batch_size=8))
+    np.testing.assert_array_equal(np.sort(ends.labels), np.sort(labels))
+    assert ends.shares.shape == (len(labels), CLASSES)
+    np.testing.assert_allclose(ends.shares.sum(axis=1), 1, rtol=1e-12)
+
+
+def test_confusion_of_drawn_steps_follows_its_seed(graph, sample):
+    first, again, other = (
+        confusion(attacked_ends(graph, *sample, ClassmapConfig(batch_size=8, seed=seed))) for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
     np.testing.assert_allclose(first.sum(axis=1), 1, rtol=1e-12)
@@ -140,6 +168,7 @@ def test_estimate_differentiates_the_logits_of_a_defended_file_too(sample):
 BAD_CONFIGS = {
     "epsilon_max 0": ({"epsilon_max": 0}, r"expected epsilon_max in \(0, 1\], got 0"),
     "epsilon_max above 1": ({"epsilon_max": 8}, r"expected epsilon in \[0, 1\], got 8"),
+    "attack": ({"attack": "jsma"}, "expected attack to be fgs or igs or deepfool or cw, got 'jsma'"),
     "epsilon": ({"epsilon": "drawn"}, "expected epsilon to be uniform or fixed, got 'drawn'"),
     "likelihood": ({"likelihood": "last"}, "expected likelihood to be least or most, got 'last'"),
     "shape": ({"shape": "symmetric"}, "expected shape to be one-to-one or per-row, got 'symmetric'"),

@@ -8,61 +8,27 @@ import time
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from calibration.calibrate_command import calibrate
 from calibration.cli import attack, report
+from calibration.findings import conclude
 from calibration.results import Results
+from calibration.sanity_checks import CHECKS
 from calibration.thresholds import held_out_images
-from cmt_export.cli import main
 from runtime.artifact import read_artifact
 from runtime.errors import UsageError
 from runtime.guard import Guard
-from tests.calibration.guards import dataset, guard_file
+from tests.calibration.cli_runs import ATTACK, FAST, cmt, fill, run, run_attack, run_calibrate
+from tests.calibration.guards import dataset
 from tests.calibration.test_adoption import foreign
-
-FAST = ["--device", "cpu", "--threads", "1"]
 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """A folder with a guard, its undefended twin, a substitute and data, as the working directory."""
+    """A filled folder as the working directory."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "guard.onnx").write_bytes(guard_file())
-    (tmp_path / "twin.onnx").write_bytes(guard_file(pair=False))
-    (tmp_path / "substitute.onnx").write_bytes(guard_file(pair=False, sharpness=2.0))
-    data = dataset()
-    np.savez(
-        tmp_path / "data.npz",
-        x_train=data.train.images,
-        y_train=data.train.labels,
-        x_test=data.test.images,
-        y_test=data.test.labels,
-        classes=np.array(data.classes),
-    )
+    fill(tmp_path)
     return tmp_path
-
-
-def run(command, *arguments):
-    return CliRunner().invoke(command, [*arguments], catch_exceptions=False, prog_name=f"cmt {command.name}")
-
-
-def run_attack(*arguments):
-    return run(attack, "guard.onnx", "--data", "data.npz", "-n", "50", *FAST, *arguments)
-
-
-def run_calibrate(*arguments):
-    return run(calibrate, "guard.onnx", "--data", "data.npz", "-n", "50", *FAST, *arguments)
-
-
-def cmt(monkeypatch, *arguments):
-    """Run the whole command and return its exit code."""
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(sys, "argv", ["cmt", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    signal.signal(signal.SIGTERM, handler)
-    return stopped.value.code
 
 
 def test_attack_writes_results_and_shows_them(work):
@@ -81,8 +47,8 @@ def test_attack_writes_results_and_shows_them(work):
     assert len(found.data.sample) == 50
     lines = shown.stdout.splitlines()
     assert "FGS at ε = 0.2 gets" in lines[0]
-    assert sum(line.startswith("grey-box") for line in lines) == 4
-    assert sum(line.startswith("nearly-white-box pair") for line in lines) == 2
+    assert sum(line.startswith("grey-box") for line in lines) == 2 * 4
+    assert sum(line.startswith("nearly-white-box pair") for line in lines) == 2 * 2
     assert lines[-1] == "next: cmt report results.json -o results.html"
     assert "grey-box oracle: fgs, epsilon 0.2" in shown.stderr
 
@@ -122,7 +88,10 @@ def test_json_of_attack_is_the_file_without_pictures(work):
     stored = json.loads((work / "results.json").read_text())
     for cell in stored["cells"]:
         assert cell.pop("examples")
+    finding, sanity = printed.pop("finding"), printed.pop("sanity")
     assert printed == stored
+    assert finding["kind"] == conclude(Results.load("results.json")).kind
+    assert [one["name"] for one in sanity] == [check.name for check in CHECKS]
 
 
 def test_steps(work):
@@ -176,7 +145,6 @@ def test_report_of_the_results(work):
     assert "<html" in (work / "page.html").read_text()
 
 
-ATTACK = ["attack", "guard.onnx", "--data", "data.npz", "-n", "50", "-a", "fgs"]
 CALIBRATE = ["calibrate", "guard.onnx", "--data", "data.npz", "--accept", "0.8"]
 
 

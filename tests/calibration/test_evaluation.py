@@ -5,14 +5,17 @@ import pytest
 from onnx import helper
 
 from calibration.attacks import Fgs, Igs, Pgd
+from calibration.availability import measure_availability
 from calibration.evaluation import evaluate
 from calibration.gradients import GradientGraph
 from calibration.judge import round_to_images
+from calibration.metrics import count
 from calibration.pixels import to_pixels
 from calibration.planning import EvaluationConfig
 from calibration.results import Results
 from calibration.stamping import stamp
 from calibration.thresholds import CalibrationConfig, calibrate
+from calibration.worst_case import worst_cases
 from runtime.artifact import read_artifact
 from runtime.errors import ModelError, UsageError
 from runtime.guard import Guard
@@ -62,6 +65,78 @@ def test_counts_are_those_of_the_attack_done_by_hand(files):
         assert counts.right_label == right.sum()
     assert found.data.sample == tuple(rows)
     assert found.complete
+
+
+@pytest.mark.parametrize("eight_bit", [False, True], ids=["float", "8-bit"])
+def test_every_image_keeps_its_verdict(files, eight_bit):
+    found = run(files, eight_bit=eight_bit, attacks=(FGS, Igs(epsilon=0.1, steps=3)))
+    test = dataset().test
+    assert found.data.truth.tolist() == test.labels[list(found.data.sample)].tolist()
+    with Guard(files["guard"], **OPTIONS) as guard:
+        benign = guard.classify(test.images[list(found.data.sample)])
+    assert_said(found.benign.verdicts, benign)
+    for cell in found.cells:
+        assert count(cell.verdicts.outcomes(found.data.truth)) == cell.counts
+        assert cell.changes.norm("linf").max() == pytest.approx(cell.largest_linf)
+        assert cell.changes.norm("l2").mean() == pytest.approx(cell.mean_l2)
+        for example in cell.examples:
+            row = found.data.sample.index(example.index)
+            said = cell.verdicts
+            assert said.label_array[row] == example.attacked.label
+            assert said.accepted_array[row] == example.attacked.accepted
+            assert said.confidence_array[row] == np.float32(example.attacked.confidence)
+
+
+def assert_said(columns, verdicts):
+    np.testing.assert_array_equal(columns.label_array, verdicts.labels)
+    np.testing.assert_array_equal(columns.accepted_array, verdicts.accepted)
+    np.testing.assert_array_equal(columns.confidence_array, verdicts.confidence)
+
+
+@pytest.mark.parametrize("eight_bit", [False, True], ids=["float", "8-bit"])
+def test_the_hard_rule_is_that_of_the_file_at_threshold_0(files, tmp_path, eight_bit):
+    calibrated = calibrate(files["guard"], dataset(), CalibrationConfig(acceptance=0.7, n=N), **OPTIONS)
+    (tmp_path / "calibrated.onnx").write_bytes(calibrated.model)
+    strict = run(files | {"guard": tmp_path / "calibrated.onnx"}, eight_bit=eight_bit)
+    open_ = run(files, eight_bit=eight_bit)
+    for one, other in ((strict.benign, open_.benign), (strict.cells[0], open_.cells[0])):
+        np.testing.assert_array_equal(one.verdicts.pass_array, other.verdicts.accepted_array)
+        kept = one.verdicts.confidence_array >= np.float32(strict.model.threshold)
+        np.testing.assert_array_equal(one.verdicts.accepted_array, one.verdicts.pass_array & kept)
+        assert one.verdicts.accepted_array.sum() < one.verdicts.pass_array.sum()
+    assert strict.cells[0].detection.auroc == open_.cells[0].detection.auroc
+    assert strict.cells[0].detection.robust_error != open_.cells[0].detection.robust_error
+
+
+def test_figures_of_all_attacks_together(files):
+    found = run(files, attacks=(FGS, Fgs(epsilon=0.2)), threats=("nearly-white-box", "grey-box"))
+    assert found.worst_cases == worst_cases(found.benign.verdicts, found.data.truth, found.cells)
+    assert [(row.epsilon, row.adaptive) for row in found.worst_cases] == [
+        (0.2, False),
+        (0.2, True),
+        (0.1, False),
+        (0.1, True),
+    ]
+    assert found.worst_cases[0].fooled.value >= max(cell.rates.fooled.value for cell in found.cells)
+
+
+def test_benign_images_are_changed_harmlessly(files):
+    found = run(files)
+    test = dataset().test
+    rows = list(found.data.sample)
+    with Guard(files["guard"], **OPTIONS) as guard:
+        expected = tuple(measure_availability(guard, test.images[rows], test.labels[rows]))
+    assert found.availability == expected
+    assert found.availability[0].accepted.value == 1 - found.benign.rates.rejected.value
+
+
+def test_every_tensor_that_was_taken_for_logits_is_looked_at(files):
+    found = run(files, threats=("nearly-white-box", "grey-box"), twin=files["twin"])
+    assert [(one.file, one.tensor, one.operator, one.probabilities) for one in found.logits_checks] == [
+        (str(files["guard"]), "logits", "Gemm", False),
+        (str(files["guard"]), "robust_logits", "Gemm", False),
+        (str(files["twin"]), "logits", "Gemm", False),
+    ]
 
 
 def test_every_threat_is_crafted_on_its_own_file_strongest_first(files):

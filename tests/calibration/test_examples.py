@@ -9,7 +9,7 @@ from PIL import Image
 
 from calibration.examples import choose_rows, make_examples, png
 from calibration.metrics import judge_outcomes
-from calibration.results import Answer
+from calibration.result_records import Answer
 from runtime.errors import UsageError
 from runtime.guard import Guard
 from tests.calibration.guards import dataset, guard_file

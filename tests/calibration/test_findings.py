@@ -1,9 +1,31 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from calibration.findings import FALLS_ABOVE, conclude, warnings
-from calibration.results import SelfCheck, Source
-from tests.calibration.report_samples import cell, realistic, results, with_model
+from calibration.findings import conclude
+from calibration.image_columns import pack, pack_labels
+from calibration.result_records import Probe, SelfCheck
+from calibration.worst_case import worst_cases
+from tests.calibration.report_samples import availability, cell, realistic, results
 from tests.calibration.test_phrasing import spaced
+
+
+def together(*rows):
+    """Two attacks that fool different images."""
+    whole = results(*(cell(f"a{place}", fooled=len(fooled)) for place, fooled in enumerate(rows)), benign=(0, 3))
+    ones = []
+    for one, fooled in zip(whole.cells, rows, strict=True):
+        labels = whole.data.truth.copy()
+        labels[list(fooled)] = (labels[list(fooled)] + 1) % 10
+        accepted = np.zeros(1000, np.bool_)
+        accepted[list(fooled)] = True
+        said = replace(
+            one.verdicts, labels=pack_labels(labels), accepted=pack(accepted, "u1"), passes=pack(accepted, "u1")
+        )
+        ones.append(replace(one, verdicts=said))
+    return replace(whole, cells=tuple(ones), worst_cases=worst_cases(whole.benign.verdicts, whole.data.truth, ones))
+
 
 ADAPTIVE = {"adaptive": True, "threat": "nearly-white-box", "reading": "pair"}
 WRONG_GRADIENT = (SelfCheck(file="guard.onnx", of=("logits",), relative_error=0.97, images=8, seed=0),)
@@ -21,23 +43,45 @@ WRONG_GRADIENT = (SelfCheck(file="guard.onnx", of=("logits",), relative_error=0.
         ),
         pytest.param(results(cell(fooled=51, rejected=900)), "falls", "Falls: ", id="just above"),
         pytest.param(
-            results(cell(fooled=50, rejected=900)), "undecided", "the interval reaches above 5 %", id="just not above"
+            results(cell(fooled=50, rejected=900), benign=(0, 3)),
+            "undecided",
+            "the interval reaches above 5 %",
+            id="just not above",
         ),
-        pytest.param(results(cell(fooled=0, rejected=20, n=20), n=20), "undecided", "0 % (0-16.8 %)", id="few images"),
+        pytest.param(
+            results(cell(fooled=0, rejected=20, n=20), n=20, benign=(0, 1)), "undecided", "0 % (0-16.8 %)", id="few"
+        ),
         pytest.param(
             results(cell("fgs", fooled=0, zero_gradients=51), cell(fooled=9)),
             "undecided",
-            "FGS at ε = 0.3 found no gradient for 51 of 1000 images, so they were never attacked.",
+            "a sanity check failed, “every image has a gradient”: grey-box z-star FGS at ε = 0.3 found none for 51 of",
             id="no gradients",
         ),
-        pytest.param(results(cell(), self_check=WRONG_GRADIENT), "undecided", "guard.onnx is wrong", id="gradient"),
+        pytest.param(
+            results(cell(), self_check=WRONG_GRADIENT), "undecided", "guard.onnx is off by 97.0 %", id="gradient"
+        ),
         pytest.param(
             results(cell(fooled=10), cell("fgs", fooled=2)),
             "holds",
             "Holds against what was tried: at most 1.0 % (0.5-1.8 %) of images accepted and wrong, by grey-box",
             id="holds",
         ),
-        pytest.param(results(cell(), cell("fgs")), "holds", "by any attack below", id="nothing fooled at all"),
+        pytest.param(
+            results(cell(), cell("fgs"), benign=(0, 3)), "holds", "by any attack below", id="nothing fooled at all"
+        ),
+        pytest.param(
+            results(cell(fooled=10), availability=availability(1000, one=0.9)),
+            "undecided",
+            "a sanity check failed, “what nobody sees is accepted”: one grey level brighter: 90 % (88-92 %) accepted",
+            id="rejects what is near",
+        ),
+        pytest.param(
+            results(cell("cw", None, 1000, 0), cell(fooled=10), benign=(0, 3)),
+            "holds",
+            "at most 2.5 % (1.6-3.7 %) of images accepted and wrong, by all attacks together within ε = 0.3.",
+            id="an unbounded attack counts within the budgets of others",
+        ),
+        pytest.param(results(cell("cw", None, 300, 0)), "falls", "C&W L2 at κ = 40 gets 30 %", id="unbounded alone"),
         pytest.param(realistic(), "falls", "Falls: nearly-white-box pair PGD at ε = 0.3 gets 78 %", id="realistic"),
     ],
 )
@@ -45,6 +89,42 @@ def test_verdict(found, kind, words):
     finding = conclude(found)
     assert finding.kind == kind
     assert words in spaced(finding.sentence)
+
+
+def test_attacks_that_fail_one_by_one_may_succeed_together():
+    found = conclude(together(range(30), range(30, 60)))
+    assert found.kind == "falls"
+    assert spaced(found.sentence).startswith("Falls: all attacks together within ε = 0.3 get 6.0 %")
+
+
+def test_a_probe_that_fools_counts_unless_it_was_unbounded():
+    weak, strong = cell(fooled=10), cell(fooled=200, rejected=800)
+    for purpose, kind in (("doubled", "falls"), ("unbounded", "undecided")):
+        found = conclude(results(weak, probes=(Probe(purpose=purpose, of="IGS", cell=strong),)))
+        assert found.kind == kind
+    doubled = conclude(results(weak, probes=(Probe(purpose="doubled", of="IGS", cell=strong),)))
+    assert "IGS at ε = 0.3 with steps and restarts doubled gets 20 %" in spaced(doubled.sentence)
+
+
+@pytest.mark.parametrize(
+    ("found", "cost"),
+    [
+        pytest.param(
+            results(availability=()),
+            "Without an attack 0.3 % (0.1-0.9 %) of the images are rejected; "
+            "what harmless changes do was not measured.",
+            id="not measured",
+        ),
+        pytest.param(
+            results(availability=availability(1000, one=0.003)),
+            "Without an attack 0.3 % (0.1-0.9 %) of the images are rejected, "
+            "and 99.7 % (99.1-99.9 %) after a change that nobody sees (one grey level brighter).",
+            id="measured",
+        ),
+    ],
+)
+def test_what_the_defence_costs(found, cost):
+    assert spaced(conclude(found).cost) == cost
 
 
 def test_an_attack_that_falls_wins_over_every_doubt():
@@ -74,35 +154,3 @@ def test_an_attack_that_falls_wins_over_every_doubt():
 )
 def test_scope_always_says_whether_an_attack_knew_the_rule(cells, scope):
     assert spaced(conclude(results(*cells)).scope) == scope
-
-
-@pytest.mark.parametrize(
-    ("found", "words"),
-    [
-        pytest.param(results(complete=False), "stopped early", id="incomplete"),
-        pytest.param(results(n=99, benign=(1, 1)), "Only 99 images", id="few"),
-        pytest.param(
-            with_model(results(), rule="confidence", classmap=None, threshold=0.0), "no defence", id="no rule"
-        ),
-        pytest.param(results(self_check=WRONG_GRADIENT), "off by 97 %", id="gradient"),
-        pytest.param(results(cell("fgs", zero_gradients=3)), "zero everywhere for 3 of 1000 images", id="masking"),
-        pytest.param(
-            results(cell("fgs", zero_gradients=3), cell("igs", zero_gradients=9), cell("pgd")),
-            "IGS at ε = 0.3 was zero everywhere for 9 of 1000 images, and of 1 further attacks for no larger share",
-            id="masking of several attacks",
-        ),
-        pytest.param(
-            results(cell(source=Source(file="q.onnx", digest="d", sha256="s", tensor="logits", straight_through=True))),
-            "q.onnx is quantised: gradients pass straight through its roundings",
-            id="quantised",
-        ),
-        pytest.param(results(benign=(80, 3)), "Without any attack 8.0 %", id="benign errors"),
-    ],
-)
-def test_each_warning_is_raised_by_its_reason_alone(found, words):
-    (warning,) = warnings(found)
-    assert words in spaced(warning)
-
-
-def test_sound_results_raise_no_warning():
-    assert warnings(results(cell(), benign=(int(FALLS_ABOVE * 1000), 3))) == ()

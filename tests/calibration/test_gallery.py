@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from calibration.gallery import LARGEST_SIDE, data_address, exhibit
-from calibration.results import Answer
+from calibration.result_records import Answer
 from runtime.errors import UsageError
 from tests.calibration.report_samples import examples, png
 

@@ -5,7 +5,7 @@ from onnx import helper
 from calibration.attacks import Budget
 from calibration.judge import BATCH, Judge, classify, round_to_images
 from calibration.pixels import to_pixels
-from calibration.stamping import stamp
+from calibration.stamping import set_threshold, stamp
 from runtime.artifact import read_artifact
 from runtime.errors import ModelError, UsageError
 from runtime.guard import Guard
@@ -34,6 +34,22 @@ def test_judge_decides_like_the_guard_on_8_bit_images(pair, source, n):
     judged = Judge(artifact, source=source, **OPTIONS).verdicts(to_pixels(images) if source == "pixels" else images)
     with Guard(artifact.model, **OPTIONS) as guard:
         assert_same(judged, guard.classify(images))
+
+
+@pytest.mark.parametrize("source", ["pixels", "images"])
+def test_hard_judge_has_no_threshold(source):
+    measured = {"data": "0" * 64, "images": 100, "acceptance": 0.9, "per_class": False}
+    strict = read_artifact(
+        set_threshold(guard_file(pair=False), 0.9, **measured, reached=0.95, interval=(0.9, 0.99)), stale=True
+    )
+    images = random_images(20)
+    x = to_pixels(images) if source == "pixels" else images
+    hard, open_ = (
+        Judge(artifact, source=source, hard=hard, **OPTIONS).verdicts(x)
+        for artifact, hard in ((strict, True), (read_artifact(guard_file(pair=False)), False))
+    )
+    assert_same(hard, open_)
+    assert hard.accepted.sum() > Judge(strict, source=source, **OPTIONS).verdicts(x).accepted.sum()
 
 
 def test_judge_sees_what_8_bits_cannot_show():

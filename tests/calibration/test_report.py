@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from calibration.joining import join
 from calibration.report import render_report, write_report
 from calibration.results import Results
+from calibration.sanity_checks import CHECKS, check_sanity
 from runtime.errors import CmtError, UsageError
 from tests.calibration.report_samples import CLASSES, HOSTILE, cell, examples, realistic, results, with_model
 from tests.calibration.test_phrasing import spaced
@@ -161,6 +163,75 @@ def test_every_row_shows_counts_intervals_and_coverage(page):
     assert spaced(bars[1]) == "accepted and wrong 78.0 %, rejected 21.5 %, correct 0.5 %"
 
 
+def test_what_a_manager_needs_stands_on_the_first_screen(page):
+    sections = page.texts("section")
+    first = sections[0]
+    order = [
+        "Does not withstand",
+        "Withstands",
+        "Costs benign users",
+        "Failed sanity checks",
+        "Read the figures with care",
+    ]
+    assert [first.index(words) for words in order] == sorted(first.index(words) for words in order)
+    assert "nearly-white-box pair, knows the rulePGD at ε = 0.3 fools 78 % (75-81 %)" in first
+    assert "99.7 % (99.1-99.9 %) after a change that nobody sees (one grey level brighter)" in first
+    assert "Expected: what nobody sees is accepted. Got: one grey level brighter: 0.3 %" in first
+    assert sections[1].startswith("All attacks together")
+
+
+def test_all_attacks_together_stand_before_each(page):
+    found = realistic()
+    rows = [row for row in page.texts("tr") if re.match(r"(ε = [\d/.]+|any change)(any|knowing the rule)", row)]
+    assert len(rows) == len(found.worst_cases)
+    assert rows[0].startswith("ε = 0.3any1378.0 %75.3-80.5 %")
+
+
+def test_figures_of_detection_are_there_with_coverage_and_reasons(page):
+    rows = [row for row in page.texts("tr") if row.startswith("nearly-white-box pair PGD at ε = 0.3")]
+    (row,) = [row for row in rows if "of attacks accepted" in row]
+    assert "78.5 % of attacks accepted" in row
+    vain = Page(render_report(results(cell("fgs", fooled=0, rejected=0))))
+    (row,) = [row for row in vain.texts("tr") if row.startswith("grey-box z-star FGS at ε = 0.3 undefined")]
+    assert "undefinedno attacked image has a wrong label" in row
+
+
+def test_sanity_checks_have_a_verdict_each(page):
+    (section,) = [text for text in page.texts("section") if text.startswith("Sanity checks")]
+    verdicts = [one.verdict.capitalize() for one in check_sanity(realistic())]
+    assert Counter(verdicts) == Counter(re.findall("(Passed|Failed|Not run) ?(?=[A-Z])", section))
+    for check in CHECKS:
+        assert check.explanation in section
+
+
+def test_availability_is_a_table(page):
+    rows = [row for row in page.texts("tr") if row.startswith("JPEG, quality 95")]
+    assert rows == ["JPEG, quality 95nobody sees it99.7 %99.1-99.9 %99.0 %98.2-99.5 %"]
+
+
+def test_several_results_stand_on_one_page():
+    first, second = results(cell()), results(cell("fgs", fooled=3), command="cmt attack again")
+    found = Page(render_report(join([first, second]), parts=(first, second)))
+    commands = [e["text"] for e in found.all("pre") if e.get("@class") == "command"]
+    assert commands[1:3] == [first.command, "cmt attack again"]
+    assert "Where a row has another number of images, it says so." in " ".join(found.texts("caption"))
+
+
+def test_rows_on_fewer_images_say_so():
+    many, few = results(cell()), results(cell("fgs", rejected=490, n=500), n=500)
+    found = Page(render_report(join([many, few]), parts=(many, few)))
+    assert any(row.startswith("FGS at ε = 0.3500 images") for row in found.texts("tr"))
+
+
+def test_results_of_schema_1_make_a_page():
+    one = replace(cell(), verdicts=None, changes=None, detection=None)
+    old = replace(results(), cells=(one,), worst_cases=(), availability=(), logits_checks=(), repetition=None)
+    old = replace(old, benign=replace(old.benign, verdicts=None), data=replace(old.data, labels=None))
+    found = Page(render_report(old))
+    assert "what harmless changes do was not measured" in " ".join(found.texts("section"))
+    assert "Detection" not in found.texts("h2")
+
+
 def test_bars_are_whole(html):
     for bar in re.findall(r'<svg class="bar".*?</svg>', html, re.S):
         widths = [
@@ -222,7 +293,7 @@ def test_gallery_shows_every_example_with_its_outcome(page):
 
 
 def test_same_results_same_page():
-    found = realistic()
+    found = results(cell(epsilon=0.1), cell(epsilon=0.3, fooled=20), cell("cw", None, 5, 0))
     assert render_report(found) == render_report(Results.from_json(found.to_json()))
 
 

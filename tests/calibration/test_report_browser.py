@@ -164,7 +164,7 @@ def test_dark_mode_turns_page_and_curves(realistic_page):
 
 def test_keyboard_reaches_everything_and_shows_where_it_is(realistic_page):
     stops = []
-    for _ in range(60):
+    for _ in range(80):
         realistic_page.press("Tab", 9)
         name, visible, outline = realistic_page.run("""(() => {
           const at = document.activeElement, box = at.getBoundingClientRect();
@@ -178,7 +178,7 @@ def test_keyboard_reaches_everything_and_shows_where_it_is(realistic_page):
         assert visible, name
         assert outline != "none", name
     assert stops[0] == "A Skip to the figures"
-    assert sum(stop.startswith("A ") for stop in stops) == 8
+    assert sum(stop.startswith("A ") for stop in stops) == 12
     assert sum(stop.startswith("SUMMARY ") for stop in stops) == 4
     assert sum(stop.startswith("PRE ") for stop in stops) >= 3
 

@@ -17,6 +17,7 @@ from tests.calibration.guards import CLASSMAP, SHAPE, assembled, dataset, networ
 
 OUTPUTS = ["labels", "accepted", "confidence"]
 WIDTHS = (2, 3, 4, 7, 8, 10, 33)
+READ = {"pair": ("logits", "robust_logits"), "confidence": ("logits",), "detector": ("logits", "anomalies")}
 
 
 def derangement(k):
@@ -24,9 +25,10 @@ def derangement(k):
     return tuple((label + 1) % k for label in range(k))
 
 
-def passing_through(k, *, heads, opset=18):
-    """A network whose pixels, one row of heads * K values, are its logits."""
-    names = ["logits", "robust_logits"][:heads]
+def passing_through(k, *, rule, opset=18):
+    """A network whose pixels, one row of K values for each output, are what the rule reads."""
+    names = READ[rule]
+    heads = len(names)
     nodes = [
         helper.make_node("Flatten", ["pixels"], ["flat"], axis=1),
         helper.make_node("Split", ["flat"], names, axis=1, num_outputs=heads)
@@ -45,9 +47,9 @@ def passing_through(k, *, heads, opset=18):
 @cache
 def rule_session(rule, k, opset=18):
     """The rule alone, from pixels on, with its threshold as one more input."""
-    heads = 2 if rule == "pair" else 1
+    heads = len(READ[rule])
     model = assemble(
-        passing_through(k, heads=heads, opset=opset),
+        passing_through(k, rule=rule, opset=opset),
         rule=rule,
         classmap=derangement(k) if rule == "pair" else None,
         threshold=0.0,
@@ -71,17 +73,19 @@ def softmax(z):
         return powers / powers.sum()
 
 
-def decide(z, robust=None, *, threshold=0.0):
+def decide(rule, z, other=None, *, threshold=0.0):
     """One row of the rule in words: an oracle that shares nothing with the graph."""
-    everything = z if robust is None else np.concatenate([z, robust])
+    everything = z if other is None else np.concatenate([z, other])
     if not np.isfinite(everything).all():
         return -1, False, 0.0
     label = int(np.argmax(z))
     confidence, agrees = softmax(z)[label], True
-    if robust is not None:
+    if rule == "detector":
+        agrees = max(other) <= 1
+    if rule == "pair":
         partner = derangement(len(z))[label]
-        confidence *= softmax(robust)[partner]
-        agrees = int(np.argmax(robust)) == partner
+        confidence *= softmax(other)[partner]
+        agrees = int(np.argmax(other)) == partner
     return label, agrees and confidence >= threshold, confidence
 
 
@@ -89,7 +93,7 @@ def assert_decides(rule, heads, threshold=0.0, opset=18):
     labels, accepted, confidence = run_rule(rule, *heads, threshold=threshold, opset=opset)
     assert (labels.dtype, accepted.dtype, confidence.dtype) == (np.int32, np.bool_, np.float32)
     for row, values in enumerate(zip(*heads, strict=True)):
-        label, accept, sure = decide(*values, threshold=threshold)
+        label, accept, sure = decide(rule, *values, threshold=threshold)
         assert labels[row] == label
         assert confidence[row] == pytest.approx(sure, abs=1e-5)
         if abs(sure - threshold) > 1e-5:
@@ -123,23 +127,39 @@ def test_confidence_rule_decides_as_written(heads, threshold):
     assert_decides("confidence", heads[:1], threshold)
 
 
+@settings(max_examples=100, deadline=None)
+@given(heads=two_heads(), threshold=st.floats(0, 1, width=32))
+@example(
+    heads=[np.zeros((3, 2), np.float32), np.array([[1, 0.5], [0, np.nextafter(1, 2)], [0, 0]], np.float32)],
+    threshold=0.0,
+)
+@example(heads=[np.zeros((1, 2), np.float32), np.array([[0, np.nan]], np.float32)], threshold=0.0)
+def test_detector_rule_decides_as_written(heads, threshold):
+    assert_decides("detector", heads, threshold)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
-@pytest.mark.parametrize("head", [0, 1], ids=["logits", "robust_logits"])
+@pytest.mark.parametrize(
+    ("rule", "head"),
+    [("pair", 0), ("pair", 1), ("detector", 0), ("detector", 1)],
+    ids=["logits", "robust_logits", "detected-logits", "anomalies"],
+)
 @pytest.mark.parametrize("k", WIDTHS)
-def test_one_value_that_is_not_finite_anywhere_rejects_its_row_alone(bad, head, k):
+def test_one_value_that_is_not_finite_anywhere_rejects_its_row_alone(bad, rule, head, k):
     heads = [np.zeros((k + 1, k), np.float32) for _ in range(2)]
-    heads[0][:, 0] = heads[1][:, 1] = 5
+    heads[0][:, 0] = 5
+    heads[1][:, 1] = 5 if rule == "pair" else 1
     heads[head][np.arange(1, k + 1), np.arange(k)] = bad
-    labels, accepted, confidence = run_rule("pair", *heads)
+    labels, accepted, confidence = run_rule(rule, *heads)
     assert labels.tolist() == [0, *[-1] * k]
     assert accepted.tolist() == [True, *[False] * k]
     assert (confidence[1:] == 0).all()
 
 
-@pytest.mark.parametrize("rule", ["pair", "confidence"])
+@pytest.mark.parametrize("rule", READ)
 def test_confidence_equal_to_the_threshold_in_float32_is_accepted(rule):
     heads = [np.random.default_rng(seed).normal(0, 1, (64, 4)).astype(np.float32) for seed in (0, 1)]
-    heads = heads[: 2 if rule == "pair" else 1]
+    heads = heads[: len(READ[rule])]
     _, passes, confidence = run_rule(rule, *heads)
     assert passes.any()
     for row in np.flatnonzero(passes):
@@ -150,10 +170,10 @@ def test_confidence_equal_to_the_threshold_in_float32_is_accepted(rule):
 
 
 @pytest.mark.parametrize("opset", OPSETS)
-@pytest.mark.parametrize("rule", ["pair", "confidence"])
+@pytest.mark.parametrize("rule", READ)
 def test_every_opset(rule, opset):
     heads = [np.random.default_rng(seed).normal(0, 3, (9, 5)).astype(np.float32) for seed in (0, 1)]
-    assert_decides(rule, heads[: 2 if rule == "pair" else 1], 0.3, opset=opset)
+    assert_decides(rule, heads[: len(READ[rule])], 0.3, opset=opset)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
@@ -205,7 +225,7 @@ def test_newer_ir_version_is_lowered():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "vote"}, "expected rule 'pair' or 'confidence', got 'vote'"),
+        ({"rule": "vote"}, "expected rule 'pair', 'confidence', 'detector', got 'vote'"),
         ({"classmap": None}, "expected a Classmap of 4 labels under rule 'pair', got none"),
         ({"classmap": (1, 0, 3)}, "expected a Classmap of 4 labels under rule 'pair', got 3"),
         ({"classmap": (0, 1, 3, 2)}, "got 0 -> 0"),
@@ -225,6 +245,32 @@ def test_wrong_arguments(options, message):
 def test_classmap_under_rule_confidence_is_refused():
     with pytest.raises(UsageError, match="expected no Classmap under rule 'confidence'"):
         assemble(network(pair=False), rule="confidence", classmap=CLASSMAP, threshold=0.0, input_shape=SHAPE)
+
+
+def test_detectors_may_be_any_number():
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["pixels"], ["flat"], axis=1),
+            helper.make_node("Split", ["flat", "sizes"], ["logits", "anomalies"], axis=1),
+        ],
+        "split",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 1, 1, 7])],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4]),
+            helper.make_tensor_value_info("anomalies", TensorProto.FLOAT, ["N", 3]),
+        ],
+        [helper.make_tensor("sizes", TensorProto.INT64, [2], [4, 3])],
+    )
+    bare = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = assemble(bare, rule="detector", classmap=None, threshold=0.0, input_shape=(1, 7, 1))
+    (known,) = [value for value in model.graph.value_info if value.name == "anomalies"]
+    assert [axis.dim_param or axis.dim_value for axis in known.type.tensor_type.shape.dim] == ["N", 3]
+    assert {value.name for value in model.graph.output} == {*OUTPUTS, "logits"}
+
+
+def test_detectors_that_read_nothing_are_refused():
+    with pytest.raises(ModelError, match=r"expected a network with the outputs \['anomalies', 'logits'\]"):
+        assemble(network(pair=False), rule="detector", classmap=None, threshold=0.0, input_shape=SHAPE)
 
 
 def rename_input(model):

@@ -1,10 +1,14 @@
+import re
 from fractions import Fraction
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from calibration.datasets import make_dataset
+from calibration.stamping import stamp
 from calibration.thresholds import (
     CalibrationConfig,
     calibrate,
@@ -97,6 +101,22 @@ def test_the_guarantee_holds_over_repeated_draws_and_is_not_wasteful(acceptance,
     expected = np.ceil((count + 1) * acceptance - 1e-9) / (count + 1)
     assert abs(np.mean(accepted) - expected) < 4 * np.sqrt(0.25 / 4000)
     assert expected >= acceptance
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000], ids=["two values", "five values", "hardly any ties"])
+def test_the_guarantee_holds_for_each_class_and_with_ties(levels):
+    rng = np.random.default_rng(1)
+    counts, acceptance, draws = (12, 30), 0.8, 3000
+    classes = np.repeat(np.arange(len(counts)), counts)
+    everything = np.ones(len(classes), bool)
+    best = np.array([1.0, 0.6])
+    hits = np.zeros(len(counts))
+    for _ in range(draws):
+        confidence = (rng.integers(0, levels, len(classes)) / levels * best[classes]).astype(np.float32)
+        threshold = threshold_at_acceptance(confidence, everything, everything, acceptance=acceptance, classes=classes)
+        following = (rng.integers(0, levels, len(counts)) / levels * best).astype(np.float32)
+        hits += following >= np.float32(threshold)
+    assert (hits / draws >= acceptance - 4 * np.sqrt(0.25 / draws)).all()
 
 
 def test_each_class_keeps_its_share():
@@ -206,6 +226,46 @@ def test_calibrated_file_accepts_the_share_it_says(pair, acceptance):
         "precision": "fp32",
         "graph": read_artifact(before).graph,
     }
+
+
+def test_a_class_without_images_is_named():
+    data = dataset(n_test=400)
+    known = data.test.labels != 2
+    part = (data.test.images[known], data.test.labels[known])
+    fewer = make_dataset("fewer", data.classes, (data.train.images, data.train.labels), part)
+    with pytest.raises(UsageError, match="--per-class: expected held-out images of every class, got none of eel"):
+        calibrate(guard_file(), fewer, CalibrationConfig(acceptance=0.5, per_class=True, n=100), **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "sentences"), [(None, 0), (0.99, 0), (0.3, 1)], ids=["no record", "as in training", "unlike it"]
+)
+def test_data_unlike_that_of_the_training_is_warned_of(accuracy, sentences):
+    model = onnx.load_model_from_string(guard_file())
+    metadata = read_artifact(guard_file()).spec.to_document()
+    metadata["training"] |= {} if accuracy is None else {"benign": {"accuracy": accuracy}}
+    del metadata["digest"]
+    said = []
+    config = CalibrationConfig(acceptance=0.7, n=100)
+    calibrate(stamp(model, metadata), dataset(), config, **OPTIONS, warn=said.append)
+    assert len(said) == sentences
+    for sentence in said:
+        assert re.search(r"of which 30.00% get the right label, got \d+ of 140", sentence)
+
+
+def test_it_is_warned_of_before_the_share_turns_out_unreachable():
+    """Labels of another order: nothing is right, and the warning says why."""
+    model = onnx.load_model_from_string(guard_file())
+    metadata = read_artifact(guard_file()).spec.to_document()
+    metadata["training"]["benign"] = {"accuracy": 0.99, "rejected": 0.0}
+    del metadata["digest"]
+    data = dataset()
+    part = (data.test.images, (data.test.labels + 1) % 4)
+    wrong = make_dataset("wrong", data.classes, (data.train.images, data.train.labels), part)
+    said = []
+    with pytest.raises(UsageError, match="correctly classified held-out images, got"):
+        calibrate(stamp(model, metadata), wrong, CalibrationConfig(acceptance=0.99, n=100), **OPTIONS, warn=said.append)
+    assert "get the right label" in said[0]
 
 
 @pytest.mark.parametrize("first", [0.5, 0.9])

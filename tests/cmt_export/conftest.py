@@ -12,8 +12,9 @@ import pytest
 from calibration.datasets import Dataset, make_dataset
 from cmt_export.checkpoint import Checkpoint, Execution, Schedule
 from cmt_export.cli import main
-from cmt_export.objective import Recipe
-from cmt_export.training import Run, start, train
+from cmt_export.recipes import Cmt
+from cmt_export.run import Run, start
+from cmt_export.training import train
 
 EXECUTION = Execution(device="cpu", precision="fp32", channels_last=True, threads=1)
 CLASSMAP = (1, 2, 0)
@@ -37,7 +38,7 @@ def bars() -> Dataset:
 
 def begin(bars: Dataset, **changes: object) -> Run:
     settings = {
-        "recipe": Recipe(epsilon=0.2),
+        "recipe": Cmt(epsilon=0.2),
         "schedule": Schedule(epochs=2, batch_size=64, learning_rate=2e-3),
         "classmap": CLASSMAP,
         "execution": EXECUTION,
@@ -63,11 +64,11 @@ class Outcome(NamedTuple):
     err: str
 
 
-Cmt = Callable[..., Outcome]
+RunCommand = Callable[..., Outcome]
 
 
 @pytest.fixture
-def cmt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cmt:
+def cmt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCommand:
     """Run the command in this process, exactly as the entry point does."""
     handler = signal.getsignal(signal.SIGTERM)
 

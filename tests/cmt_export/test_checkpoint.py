@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cmt_export.checkpoint import PROBES, Checkpoint, Schedule
+from cmt_export.recipes import Undefended
 from cmt_export.training import train
 from runtime.errors import CmtError, ModelError, UsageError
 from tests.cmt_export.conftest import begin
@@ -36,6 +37,33 @@ def test_saving_and_loading_changes_nothing(checkpoint, tmp_path):
         torch.testing.assert_close(copy.weights[name], value, rtol=0, atol=0)
     assert (copy.recipe, copy.schedule, copy.classmap) == (checkpoint.recipe, checkpoint.schedule, checkpoint.classmap)
     assert copy.finished
+
+
+OLD_OPTIONS = {
+    "alpha": 0.4, "beta": 0.4, "gamma": 0.2, "robust_loss": "bounded", "literal_clamp": 10.0, "epsilon": 0.2,
+    "epsilon_sampling": "uniform", "differentiated": "logits", "lock": "trained", "lock_width": 64,
+}  # fmt: skip
+
+
+def test_a_file_of_version_1_is_read_and_built(checkpoint_path, checkpoint, tmp_path):
+    document = torch.load(checkpoint_path, weights_only=True)
+    document |= {"version": 1, "recipe": {"name": "cmt"} | OLD_OPTIONS}
+    torch.save(document, tmp_path / "old.pt")
+    old = Checkpoint.load(tmp_path / "old.pt")
+    assert old.recipe == checkpoint.recipe
+    pixels = torch.rand(2, 1, 8, 8)
+    assert torch.equal(old.build()(pixels).logits, checkpoint.build()(pixels).logits)
+
+
+def test_an_undefended_file_of_version_1_drops_the_options_that_meant_nothing(bars, tmp_path):
+    run = begin(bars, recipe=Undefended(), classmap=None, schedule=Schedule(epochs=1, batch_size=384))
+    train(run, tmp_path / "new.pt")
+    document = torch.load(tmp_path / "new.pt", weights_only=True)
+    document |= {"version": 1, "recipe": {"name": "none"} | OLD_OPTIONS}
+    torch.save(document, tmp_path / "old.pt")
+    old = Checkpoint.load(tmp_path / "old.pt")
+    assert old.recipe == Undefended()
+    assert old.build()(torch.rand(2, 1, 8, 8)).robust_logits is None
 
 
 class _Bomb:
@@ -92,7 +120,7 @@ def test_a_truncated_file_is_refused(size, checkpoint_path, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 1, got 2"),
+        ({"version": 3}, "version 1 or 2, got 3"),
         ({"weights": 3}, "a complete checkpoint, got a damaged one"),
         ({"recipe": {"no": "such"}}, "a complete checkpoint, got a damaged one"),
         ({"input_shape": [1]}, "a complete checkpoint, got a damaged one"),

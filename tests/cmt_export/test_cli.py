@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmt_export.checkpoint import Checkpoint
+from calibration.datasets import load_dataset
+from cmt_export.checkpoint import Checkpoint, Schedule
 from cmt_export.cli import COMMANDS
-from tests.cmt_export.conftest import Outcome, make_bars
+from cmt_export.recipes import Adversarial, Undefended
+from cmt_export.run import start
+from cmt_export.training import Step, train
+from tests.cmt_export.conftest import EXECUTION, Outcome, make_bars
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +58,56 @@ def test_train_export_verify_info(cmt, archive, tmp_path):
     info = json.loads(cmt("info", tmp_path / "guard.onnx", "--json").out)
     assert info["digest"] == facts["digest"]
     assert info["training"]["classmap"]["likelihood"] == "least"
+
+
+def test_a_recipe_takes_its_own_options_and_exports(cmt, archive, tmp_path):
+    recipe = ("--recipe", "hardened", "--inner-steps", 1, "--squash", 4, "--epsilon", 0.1, "--ramp", 1)
+    assert cmt("train", archive, "-o", tmp_path / "hardened.pt", *QUICK, *recipe).code == 0
+    assert cmt("export", "--ckpt", tmp_path / "hardened.pt", "-o", tmp_path / "hardened.onnx").code == 0
+    info = json.loads(cmt("info", tmp_path / "hardened.onnx", "--json").out)
+    assert (info["rule"], info["recipe"]["name"], info["recipe"]["squash"]) == ("pair", "hardened", 4.0)
+    assert info["training"]["classmap"]["epsilon_max"] == 0.1
+
+
+def _stop(step: Step) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_resumed_run_keeps_its_recipe(cmt, archive, tmp_path):
+    path = tmp_path / "a.pt"
+    schedule = Schedule(epochs=2, batch_size=64)
+    begun = start(load_dataset(archive), recipe=Adversarial(), schedule=schedule, trunk="s-mnist", execution=EXECUTION)
+    with pytest.raises(KeyboardInterrupt):
+        train(begun, path, on_step=_stop)
+    resumed = ("train", archive, "-o", path, "--resume", "--network", "s-mnist")
+    _one_line(cmt(*resumed, "--recipe", "pgd"), 2, "expected --recipe adversarial as the run began, got pgd")
+    epsilon = ("--recipe", "adversarial", "--epsilon", 0.1)
+    _one_line(cmt(*resumed, *epsilon), 2, "expected --epsilon 0.3 as the run began, got 0.1")
+    assert cmt(*resumed, "--recipe", "adversarial").code == 0
+    assert Checkpoint.load(path).recipe == Adversarial()
+
+
+def test_a_teacher_is_trained_first_and_kept_for_a_resumed_run(cmt, archive, tmp_path):
+    path, teacher = tmp_path / "student.pt", tmp_path / "student.teacher.pt"
+    recipe = ("--recipe", "distillation", "--temperature", 5, "--network", "s-mnist")
+    assert cmt("train", archive, "-o", path, *QUICK, *recipe).code == 0
+    taught = Checkpoint.load(teacher)
+    assert taught.recipe == Undefended(temperature=5.0)
+    for name, weight in taught.weights.items():
+        np.testing.assert_array_equal(Checkpoint.load(path).weights[f"teacher.{name}"], weight)
+    path.unlink()
+    stamp = teacher.stat().st_mtime_ns
+    other = ("--recipe", "distillation", "--temperature", 9, "--network", "s-mnist", "--resume")
+    _one_line(cmt("train", archive, "-o", path, *QUICK, *other), 2, "student.teacher.pt", "delete it")
+    assert cmt("train", archive, "-o", path, *QUICK, *recipe, "--resume").code == 0
+    assert teacher.stat().st_mtime_ns == stamp
+
+
+def test_the_help_shows_whose_option_it_is_and_every_default(cmt):
+    shown = " ".join(cmt("train", "--help").out.split())
+    assert "[none|adversarial|distillation|magnet|pgd|trades|ccat|cmt|hardened" in shown
+    assert "Weight of the clean cross-entropy, Eq. 8. [cmt: 0.4]" in shown
+    assert "cmt: trained; hardened: none" in shown
 
 
 def test_a_network_of_table_1_is_undefended(cmt, archive, tmp_path):
@@ -193,13 +247,29 @@ def test_mixed_sizes_can_be_fitted(cmt, tmp_path):
     [
         (("--learning-rate", "1e30"), 1, ["expected a finite loss", "--learning-rate"]),
         (("--alpha", "0.9"), 2, ["add up to 1"]),
+        (("--recipe", "pgd", "--alpha", "0.9"), 2, ["--alpha: expected one of the recipes that have it (cmt)", "pgd"]),
+        (("--inner-steps", "9"), 2, ["--inner-steps", "pgd, trades, ccat", "got --recipe cmt"]),
+        (("--recipe", "trades", "--classmap", "o.onnx"), 2, ["--classmap", "cmt, hardened", "got --recipe trades"]),
+        (("--recipe", "hardened", "--squash", "-1"), 2, ["recipe hardened: expected squash in (0, 100], got -1.0"]),
         (("--network", "oracle", "--trunk", "a:b"), 2, ["expected one of them, got both"]),
         (("--size", "huge"), 2, ["expected a size such as 32x32"]),
         (("--device", "tpu"), 2, ["expected auto, cpu or cuda, got 'tpu'"]),
         (("--classmap", "absent.onnx"), 3, ["absent.onnx"]),
         (("--bogus",), 2, ["--bogus"]),
     ],
-    ids=["nan-loss", "weights", "both-trunks", "size", "device", "no-oracle", "unknown-option"],
+    ids=[
+        "nan-loss",
+        "weights",
+        "foreign",
+        "unknown-to-cmt",
+        "no-classmap",
+        "range",
+        "both-trunks",
+        "size",
+        "device",
+        "no-oracle",
+        "unknown-option",
+    ],
 )
 def test_bad_options(cmt, archive, tmp_path, arguments, code, words):
     quick = ("--epochs", 1, "--batch-size", 64, "--threads", 1)

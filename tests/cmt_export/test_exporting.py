@@ -1,5 +1,7 @@
 import os
 import warnings
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -8,16 +10,20 @@ import pytest
 import torch
 from torch import nn
 
+from calibration.gradients import GradientGraph
+from calibration.pixels import to_pixels
 from cmt_export.checkpoint import Checkpoint, Schedule
 from cmt_export.exporting import build_guard, export, export_network
+from cmt_export.lock import Lock
 from cmt_export.networks import TRUNKS, build_network
-from cmt_export.objective import Recipe
 from cmt_export.parity import check_parity
+from cmt_export.recipes import Cmt, Undefended
 from cmt_export.training import train
 from runtime import Guard
 from runtime.artifact import read_artifact
 from runtime.errors import CmtError, GateFailed, ModelError, UsageError
 from tests.cmt_export.conftest import begin
+from tests.cmt_export.recipes.quick import QUICK, begin_quickly
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +93,43 @@ def test_other_opsets_are_refused(opset, checkpoint, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("trunk", [*TRUNKS, "tests.cmt_export.residual:make_trunk"])
-@pytest.mark.parametrize("lock", ["trained", "none"])
+OWN_TRUNK = "tests.cmt_export.residual:make_trunk"
+
+
+@pytest.mark.parametrize(
+    ("trunk", "lock"),
+    [*((trunk, "trained") for trunk in TRUNKS), *((OWN_TRUNK, lock) for lock in get_args(Lock))],
+)
 def test_every_trunk_and_lock(trunk, lock, bars, tmp_path):
-    run = begin(bars, trunk=trunk, recipe=Recipe(lock=lock), schedule=Schedule(epochs=1, batch_size=128))
+    run = begin(bars, trunk=trunk, recipe=Cmt(lock=lock), schedule=Schedule(epochs=1, batch_size=128))
     exported = export(train(run, tmp_path / "model.pt"), tmp_path / "guard.onnx", trunk=trunk)
     assert exported.parity.different == 0
-    assert (b"unlocked_logits" in exported.model) == (lock == "trained")
+    assert (b"unlocked_logits" in exported.model) == (lock != "none")
+
+
+def test_the_contrast_curve_is_in_the_graph(bars, tmp_path):
+    """Against the same weights without it, on pixels that were squashed before."""
+    recipe = QUICK["hardened"]
+    checkpoint = train(begin_quickly(bars, recipe, epochs=1), tmp_path / "model.pt")
+    exported = export(checkpoint, tmp_path / "guard.onnx", trunk=OWN_TRUNK)
+    pixels = to_pixels(bars.test.images[:8])
+    graph = GradientGraph(exported.model, of=["logits"], device="cpu", threads=1)
+    with torch.no_grad():
+        expected = checkpoint.build(OWN_TRUNK)(torch.from_numpy(pixels)).logits
+    np.testing.assert_allclose(graph.logits(pixels)["logits"], expected, atol=1e-4)
+    assert read_artifact(exported.model).spec.recipe["squash"] == 4.0
+
+
+def test_a_file_of_averaged_weights_decides_like_them(bars, tmp_path):
+    recipe = replace(QUICK["none"], averaging=0.9)
+    checkpoint = train(begin_quickly(bars, recipe), tmp_path / "model.pt")
+    exported = export(checkpoint, tmp_path / "guard.onnx", trunk=OWN_TRUNK)
+    assert exported.parity.different == 0
+    assert checkpoint.weights["head.bias"].numpy().tobytes() in exported.model
 
 
 def test_an_undefended_network_becomes_a_file_of_the_rule_confidence(bars, tmp_path):
-    run = begin(bars, recipe=Recipe(name="none"), classmap=None, schedule=Schedule(epochs=2, batch_size=64))
+    run = begin(bars, recipe=Undefended(), classmap=None, schedule=Schedule(epochs=2, batch_size=64))
     exported = export(train(run, tmp_path / "oracle.pt"), tmp_path / "oracle.onnx")
     spec = read_artifact(exported.model).spec
     assert (spec.rule, spec.classmap, spec.recipe["name"]) == ("confidence", None, "none")

@@ -11,12 +11,14 @@ WEIGHTS = {
     ("oracle", (1, 28, 28)): [(1, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128)],
     ("oracle", (3, 32, 32)): [(3, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128)],
     ("s-mnist", (1, 28, 28)): [(1, 32), (32, 32), (32, 64), (64, 64)],
+    ("wide", (1, 28, 28)): [(1, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256)],
     ("s-cifar10", (3, 32, 32)): [(3, 64), (64, 64), (64, 128), (128, 128)],
 }
 HIDDEN = {
     ("oracle", (1, 28, 28)): [(128 * 3 * 3, 512)],
     ("oracle", (3, 32, 32)): [(128 * 4 * 4, 512)],
     ("s-mnist", (1, 28, 28)): [(64 * 7 * 7, 200), (200, 200)],
+    ("wide", (1, 28, 28)): [(256 * 3 * 3, 512)],
     ("s-cifar10", (3, 32, 32)): [(128 * 8 * 8, 256), (256, 256)],
 }
 
@@ -30,8 +32,8 @@ def test_table_1_weights(name, shape):
     assert sum(weight.numel() for weight in network.parameters()) == convolutions + hidden + last * 10 + 10
 
 
-@pytest.mark.parametrize(("name", "dropouts"), [("oracle", 4), ("s-mnist", 0), ("s-cifar10", 0)])
-def test_only_the_oracle_has_dropout(name, dropouts):
+@pytest.mark.parametrize(("name", "dropouts"), [("oracle", 4), ("s-mnist", 0), ("s-cifar10", 0), ("wide", 1)])
+def test_where_dropout_stands(name, dropouts):
     layers = [layer for layer in TRUNKS[name]((1, 28, 28)).modules() if isinstance(layer, nn.Dropout)]
     assert [layer.p for layer in layers] == [0.2] * dropouts
 
@@ -47,26 +49,6 @@ def test_any_size_and_channel_count(name, shape):
 def test_too_small_images_are_refused():
     with pytest.raises(UsageError, match=r"at least 8x8 for this network, got 7x20"):
         build_network(TRUNKS["oracle"], input_shape=(1, 7, 20), classes=2, dual=False)
-
-
-def test_the_lock_multiplies_z_by_a_function_of_z_prime():
-    network = build_network(residual.make_trunk, input_shape=(1, 8, 8), classes=3, dual=True, lock="trained").eval()
-    pixels = torch.rand(4, 1, 8, 8)
-    outputs = network(pixels)
-    features = network.trunk(pixels)
-    z, robust = network.head(features), network.robust_head(features)
-    lock = network.lock
-    hidden = (robust @ lock.hidden.weight.T + lock.hidden.bias).clamp(min=0)
-    multiplier = hidden @ lock.multiplier.weight.T + lock.multiplier.bias
-    torch.testing.assert_close(outputs.logits, z * multiplier)
-    torch.testing.assert_close(outputs.unlocked_logits, z)
-    torch.testing.assert_close(outputs.robust_logits, robust)
-
-
-@pytest.mark.parametrize(("lock", "trainable"), [("trained", True), ("frozen", False)])
-def test_a_frozen_lock_is_not_trained(lock, trainable):
-    network = build_network(residual.make_trunk, input_shape=(1, 8, 8), classes=3, dual=True, lock=lock)
-    assert {weight.requires_grad for weight in network.lock.parameters()} == {trainable}
 
 
 def test_without_a_lock_z_is_the_output():
@@ -92,7 +74,7 @@ def test_a_trunk_of_ones_own():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet", r"one of oracle, s-mnist, s-cifar10 or package\.module:factory, got 'resnet'"),
+        ("resnet", r"one of oracle, s-mnist, s-cifar10, wide or package\.module:factory, got 'resnet'"),
         ("no.such.module:factory", r"importable 'no\.such\.module:factory'"),
         ("tests.cmt_export.residual:absent", r"importable .*absent"),
         ("tests.cmt_export.residual:not_callable", r"a callable at .*, got int"),

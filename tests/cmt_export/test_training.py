@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from calibration.datasets import make_dataset
 from cmt_export.checkpoint import Checkpoint, Execution, Schedule
 from cmt_export.execution import choose_execution, resolve_device
-from cmt_export.networks import build_network
-from cmt_export.objective import Recipe
-from cmt_export.training import Step, resume, train
+from cmt_export.networks import TRUNKS, build_network
+from cmt_export.recipes import Batch, Cmt, Undefended
+from cmt_export.run import resume
+from cmt_export.training import Step, train
 from runtime.errors import CmtError, DeviceError, UsageError
 from tests.cmt_export import residual
 from tests.cmt_export.conftest import CLASSMAP, begin, make_bars
@@ -58,6 +60,60 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(bars, tmp_pat
     )
     assert _same_weights(first, same)
     assert not _same_weights(first, other)
+
+
+def _write_out(data, network, loss, *, epochs, batch_size, learning_rate, seed):
+    """The training of recipes `none` and `cmt` as a plain loop: the order of images, epsilons and dropout by hand."""
+    network.train().to(memory_format=torch.channels_last)
+    weights = list(network.parameters())
+    optimizer = torch.optim.Adam(weights, lr=learning_rate, fused=True)
+    n = len(data.train)
+    steps = math.ceil(n / batch_size)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=learning_rate, total_steps=epochs * steps + 1, cycle_momentum=False
+    )
+    torch.set_flush_denormal(True)
+    for epoch in range(epochs):
+        generator = np.random.default_rng([seed, epoch])
+        order, epsilons = generator.permutation(n), 0.2 * (1 - generator.random(steps))
+        torch.manual_seed(seed * 1_000_003 + epoch + 1)
+        for step, epsilon in enumerate(epsilons):
+            rows = np.sort(order[step * n // steps : (step + 1) * n // steps])
+            pixels = torch.from_numpy(data.train.images[rows].transpose(0, 3, 1, 2).astype(np.float32) / 255)
+            pixels = pixels.to(memory_format=torch.channels_last)
+            optimizer.zero_grad()
+            loss(pixels, torch.from_numpy(data.train.labels[rows]), float(epsilon)).backward()
+            optimizer.step()
+            cycle.step()
+    return network.state_dict()
+
+
+@pytest.mark.parametrize("name", ["none", "cmt"])
+def test_published_recipes_train_bit_for_bit_as_written_out(bars, tmp_path, name):
+    """What files of these two recipes were trained with must stay what they are trained with."""
+    recipe, dual = (Undefended(), False) if name == "none" else (Cmt(epsilon=0.2), True)
+    schedule = Schedule(epochs=2, batch_size=64, learning_rate=2e-3, seed=5)
+    got = train(
+        begin(bars, recipe=recipe, schedule=schedule, classmap=CLASSMAP if dual else None), tmp_path / "m.pt"
+    ).weights
+
+    torch.manual_seed(5)
+    lock = "trained" if dual else "none"
+    network = build_network(TRUNKS["oracle"], input_shape=(1, 8, 8), classes=3, dual=dual, lock=lock)
+
+    def loss(pixels, labels, epsilon):
+        clean = network(pixels := pixels.requires_grad_(dual))
+        if not dual:
+            return F.cross_entropy(clean.logits, labels)
+        others = clean.logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+        odds = others - clean.logits.gather(1, labels[:, None])[:, 0]
+        (gradient,) = torch.autograd.grad(odds.sum(), pixels, retain_graph=True)
+        attacked = network((pixels.detach() + epsilon * gradient.sign()).clamp(0, 1))
+        return recipe.multi_task_loss(clean, attacked, labels, torch.tensor(CLASSMAP)[labels])
+
+    expected = _write_out(bars, network, loss, **vars(schedule))
+    for weight, value in expected.items():
+        assert torch.equal(got[weight], value), weight
 
 
 def test_an_interrupted_checkpoint_is_usable(bars, tmp_path):
@@ -157,13 +213,13 @@ def test_wrong_classmaps(bars, classmap, message):
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels-last"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("lock", ["trained", "frozen", "none"])
+@pytest.mark.parametrize("lock", ["trained", "frozen", "additive", "gated", "none"])
 def test_every_execution_and_lock_trains(bars, tmp_path, precision, channels_last, lock):
     execution = Execution(device="cpu", precision=precision, channels_last=channels_last, threads=1)
     run = begin(
         bars,
         execution=execution,
-        recipe=Recipe(lock=lock),
+        recipe=Cmt(lock=lock),
         trunk="tests.cmt_export.residual:make_trunk",
         schedule=Schedule(epochs=1, batch_size=128),
     )
@@ -171,15 +227,22 @@ def test_every_execution_and_lock_trains(bars, tmp_path, precision, channels_las
     weights = train(run, tmp_path / "model.pt").weights
     moved = {name for name, value in weights.items() if not torch.equal(value, before[name])}
     assert any(name.startswith("robust_head") for name in moved)
-    assert any(name.startswith("lock") for name in moved) == (lock == "trained")
+    assert any(name.startswith("lock") for name in moved) == (lock not in ("frozen", "none"))
 
 
 def test_the_execution_is_measured_and_leaves_the_generator_alone():
     torch.manual_seed(5)
     network = build_network(residual.make_trunk, input_shape=(1, 8, 8), classes=3, dual=True, lock="trained")
-    pixels, labels = torch.rand(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64)
+    batch = Batch(
+        pixels=torch.rand(8, 1, 8, 8),
+        labels=torch.zeros(8, dtype=torch.int64),
+        classmap=torch.tensor(CLASSMAP),
+        position=1.0,
+        draw=1.0,
+        generator=torch.Generator(),
+    )
     state, weights = torch.get_rng_state(), network.head.weight.clone()
-    chosen = choose_execution(network, Recipe(), pixels, labels, torch.tensor(CLASSMAP), threads=1)
+    chosen = choose_execution(network, Cmt(), batch, threads=1)
     assert chosen.precision in ("fp32", "bf16")
     assert (chosen.device, chosen.threads) == (resolve_device("auto"), 1)
     assert torch.equal(network.head.weight, weights)
@@ -194,13 +257,18 @@ def test_devices_that_are_not_there(name, error, monkeypatch):
         resolve_device(name)
 
 
-def test_epsilon_is_drawn_anew_for_every_batch(bars):
-    from cmt_export.training import _plan
-
-    run = begin(bars, recipe=Recipe(epsilon=0.2), schedule=Schedule(epochs=1, batch_size=2))
-    _, drawn = _plan(run)
-    assert len(drawn) == 192
-    assert 0 < drawn.min() < 0.02
-    assert 0.18 < drawn.max() <= 0.2
-    fixed = begin(bars, recipe=Recipe(epsilon=0.2, epsilon_sampling="fixed"))
-    assert np.unique(_plan(fixed)[1]).tolist() == [0.2]
+def test_every_batch_has_its_own_draw_position_and_generator(bars):
+    run = begin(bars, schedule=Schedule(epochs=2, batch_size=2))
+    order, draws = run.shuffle()
+    assert sorted(order) == list(range(384))
+    assert len(draws) == 192
+    assert 0 < draws.min() < 0.1
+    assert 0.9 < draws.max() <= 1
+    first = run.batch(order[:2], draws[0])
+    run.step = 191
+    last = run.batch(order[-2:], draws[-1])
+    assert (first.position, last.position) == (1 / 384, 0.5)
+    assert first.generator.initial_seed() != last.generator.initial_seed()
+    run.epoch, run.step = 1, 0
+    assert not np.array_equal(run.shuffle()[0], order)
+    assert run.batch(order[:2], 1.0).generator.initial_seed() != first.generator.initial_seed()
