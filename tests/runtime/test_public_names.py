@@ -9,6 +9,7 @@ def test_all_is_frozen() -> None:
         "DeviceError",
         "GateFailed",
         "Guard",
+        "GuardPool",
         "GuardSpec",
         "ImageError",
         "InputSpec",
