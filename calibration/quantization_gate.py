@@ -42,8 +42,8 @@ IntArray = npt.NDArray[np.int64]
 LEAST_AGREEMENT = 0.995
 """Share of benign images on which a quantised file has to decide as the float file does."""
 
-_THREATS = {"pair": "nearly-white-box", "confidence": "nearly-white-box", "detector": "grey-box"}
-"""The strongest attacker that follows gradients, by the rule of the file."""
+_THREAT = "nearly-white-box"
+"""The strongest attacker that follows gradients."""
 
 _ATTACKS: tuple[LossAttack, ...] = tuple(
     attack for epsilon in EPSILONS for attack in (Fgs(epsilon=epsilon), Pgd(epsilon=epsilon, steps=20, restarts=2))
@@ -191,7 +191,7 @@ def _shifts(
     artifact = read_artifact(before)
     asked = EvaluationConfig(
         attacks=_ATTACKS,
-        threats=(_THREATS[artifact.spec.rule],),
+        threats=(_THREAT,),
         n=config.attacked,
         seed=config.seed,
         device="cpu",

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from calibration.attacks import Attack
 from calibration.attacks.attack import LossAttack
 from calibration.objectives import CrossEntropy, Objective
+from calibration.objectives_detector import QuietConfidence
 from calibration.objectives_margin import Margin, PairMargin, SummedMargins
 from calibration.objectives_rule import TargetConfidence, WrongConfidence
 from runtime.errors import UsageError
@@ -79,6 +80,16 @@ THREATS = (
         strength=39,
     ),
     Threat(
+        name="nearly-white-box",
+        reading="detector",
+        knows="The guard itself and its detectors: every image must be confidently wrong with all of them quiet.",
+        role="guard",
+        goal="verdict",
+        rule="detector",
+        adaptive=True,
+        strength=38,
+    ),
+    Threat(
         name="pre-lock",
         reading="pair",
         knows="The same, with gradients from before the gradient lock: finds more where the lock hides gradients.",
@@ -88,7 +99,7 @@ THREATS = (
         rule="pair",
         locked=True,
         adaptive=True,
-        strength=38,
+        strength=37,
     ),
     Threat(
         name="eq-10",
@@ -98,7 +109,7 @@ THREATS = (
         goal="eq-10",
         rule="pair",
         adaptive=True,
-        strength=37,
+        strength=36,
     ),
     Threat(
         name="decision-only",
@@ -157,6 +168,8 @@ def aim(attack: Attack[Any], threat: Threat, guard: GuardSpec) -> Attack[Any] | 
     """
     if attack.asks or threat.asks:
         return attack if attack.asks and threat.asks else None
+    if threat.rule == "detector" and isinstance(attack, LossAttack) and attack.needs_margin:
+        return None  # a detector has no margin in logits
     if isinstance(attack, LossAttack):
         return replace(attack, objective=_objective(threat, guard, attack))
     return None if threat.adaptive else attack
@@ -164,6 +177,8 @@ def aim(attack: Attack[Any], threat: Threat, guard: GuardSpec) -> Attack[Any] | 
 
 def _objective(threat: Threat, guard: GuardSpec, attack: LossAttack) -> Objective:
     margin = attack.needs_margin
+    if threat.rule == "detector":
+        return QuietConfidence(targeted=attack.aims)
     if threat.goal == "label":
         return Margin(of=threat.logits) if margin else CrossEntropy(of=threat.logits, targeted=attack.aims)
     if threat.goal == "eq-10" and guard.classmap is not None:

@@ -3,11 +3,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from calibration.attacks.apgd import Apgd
 from calibration.attacks.carlini_wagner import CarliniWagner
 from calibration.attacks.deepfool import DeepFool
 from calibration.attacks.fgs import Fgs
 from calibration.attacks.square import Square
 from calibration.objectives import CROSS_ENTROPY
+from calibration.objectives_detector import QuietConfidence
 from calibration.objectives_margin import Margin, PairMargin, SummedMargins
 from calibration.objectives_rule import WrongConfidence
 from calibration.threats import DEFAULT_NAMES, NAMES, THREATS, aim, choose_threats
@@ -38,12 +40,9 @@ def test_every_reading_whose_file_is_there(names, roles, expected):
 
 def test_reading_follows_the_rule_of_the_guard():
     assert readings(["nearly-white-box"], rule="confidence") == ["confidence"]
-    assert readings(["grey-box"], rule="detector") == ["z-star"]
-    with pytest.raises(
-        UsageError,
-        match="--threat nearly-white-box: expected a guard with the rule pair or the rule confidence, got the rule det",
-    ):
-        readings(DEFAULT_NAMES, rule="detector")
+    assert readings(DEFAULT_NAMES, rule="detector") == ["detector", "z-star"]
+    with pytest.raises(UsageError, match="--threat eq-10: expected a guard with the rule pair, got the rule detector"):
+        readings(["eq-10"], rule="detector")
 
 
 def test_reading_before_the_lock_needs_a_lock():
@@ -109,6 +108,14 @@ FGS, CW, FOOL, SQUARE = Fgs(epsilon=0.1), CarliniWagner(), DeepFool(), Square(ep
 def test_an_attack_ascends_what_the_threat_knows(name, attack, objective):
     threat = next(threat for threat in THREATS if threat.name == name)
     assert aim(attack, threat, GUARD) == replace(attack, objective=objective)
+
+
+def test_a_detector_has_to_stay_quiet_and_has_no_margin():
+    threat = next(threat for threat in THREATS if threat.rule == "detector")
+    assert aim(FGS, threat, GUARD) == replace(FGS, objective=QuietConfidence())
+    targets = Apgd(epsilon=0.1, all_targets=True)
+    assert aim(targets, threat, GUARD) == replace(targets, objective=QuietConfidence(targeted=True))
+    assert aim(CW, threat, GUARD) is None
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=lambda threat: f"{threat.name} {threat.reading}")
