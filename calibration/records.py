@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -12,6 +13,7 @@ from runtime.errors import UsageError
 
 Record = TypeVar("Record")
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN: Mapping[Any, tuple[str, tuple[type, ...]]] = {
     bool: ("true or false", (bool,)),
     int: ("a whole number", (int,)),
@@ -57,6 +59,8 @@ def _plain(kind: type, value: object, where: str) -> Any:
     found = _expect(value, accepted, words, where)
     if (isinstance(found, bool) and kind is not bool) or (kind is float and not math.isfinite(found)):
         raise _error(where, words, value)
+    if isinstance(found, str) and _SURROGATE.search(found):
+        raise _error(where, "text without lone surrogates", ascii(found))
     return kind(found)
 
 

@@ -84,6 +84,10 @@ def main() -> NoReturn:
         code = _complain("interrupted", _INTERRUPTED)
     except ModuleNotFoundError as error:
         code = _missing_module(error)
+    except ImportError as error:
+        if not _interrupted(error):
+            raise
+        code = _complain("interrupted", _INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         code = 1
@@ -94,6 +98,13 @@ def main() -> NoReturn:
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an interruption is behind an error: a compiled module that is being loaded reports it as its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _missing_module(error: ModuleNotFoundError) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from typing import IO, Self
+from importlib import import_module
+from typing import IO, Self, cast
 
 from runtime.errors import ImageError, UsageError, one_line
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
+_COMPRESSIONS = ((b"\x1f\x8b", "gzip"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "lzma"))
+_CHUNK = 1 << 20
 _HEADER_LIMIT = 1 << 20
 _LONG_HEADERS = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE} | {
     tarfile.GNUTYPE_LONGNAME,
@@ -36,7 +39,7 @@ def read_archive(archive: str, *, max_bytes: int) -> Iterator[tuple[str, bytes |
     except OSError as error:
         got = error.strerror or one_line(error)
         raise UsageError(f"{archive!a}: expected a readable archive, got: {got}") from None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, ArithmeticError) as error:
+    except Exception as error:  # damaged bytes surface as many things
         raise UsageError(f"{archive!a}: expected an intact archive, got: {one_line(error)}") from None
 
 
@@ -67,7 +70,7 @@ _EOFHeaderError: type[Exception] = tarfile.EOFHeaderError  # type: ignore[attr-d
 
 
 def _tar_members(archive: str, max_bytes: int) -> Iterator[tuple[str, bytes | ImageError]]:
-    with tarfile.open(archive, "r|*", tarinfo=_Member) as opened:
+    with _decompressed(archive) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as opened:
         for member in opened:
             opened.members = []  # type: ignore[attr-defined]  # it would keep every header
             if member.isdir():
@@ -77,12 +80,30 @@ def _tar_members(archive: str, max_bytes: int) -> Iterator[tuple[str, bytes | Im
                 yield member.name, ImageError("expected a regular file, got a link or device", reason="not-a-file")
             else:
                 yield member.name, _content(file, member.size, max_bytes)
+        _check_end(stream)
+
+
+def _decompressed(archive: str) -> IO[bytes]:
+    """Open a file and whatever compression it has, in one stream or several."""
+    with open(archive, "rb") as file:
+        start = file.read(6)
+    for magic, module in _COMPRESSIONS:
+        if start.startswith(magic):
+            return cast(IO[bytes], import_module(module).open(archive, "rb"))
+    return open(archive, "rb")
+
+
+def _check_end(stream: IO[bytes]) -> None:
+    """Read what is left: compressed streams check their sums at their end, and rows behind the end would be lost."""
+    while rest := stream.read(_CHUNK):
+        if rest.strip(b"\0"):
+            raise _DamagedError("data behind the end of the archive, as from files put together")
 
 
 def _zip_members(archive: str, max_bytes: int) -> Iterator[tuple[str, bytes | ImageError]]:
     with zipfile.ZipFile(archive) as opened:
         for member in opened.infolist():
-            if member.is_dir():
+            if member.filename.endswith("/"):
                 continue
             content: bytes | ImageError
             try:

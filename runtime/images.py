@@ -158,11 +158,19 @@ def _open(source: Source) -> Iterator[tuple[BinaryIO, int]]:
     except (OSError, ValueError) as error:
         raise ImageError(f"expected a readable file, got: {one_line(error)}", reason="unreadable") from None
     with file:
-        size = file.seek(0, os.SEEK_END)
+        size = _count_bytes(file)
         if size == 0:
             raise ImageError("expected an image, got 0 bytes", reason="empty")
-        file.seek(0)
         yield file, size
+
+
+def _count_bytes(file: BinaryIO) -> int:
+    try:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+    except OSError as error:  # files of the kernel look regular and have no end
+        raise ImageError(f"expected a file with an end, got: {one_line(error)}", reason="unreadable") from None
+    return size
 
 
 def _decode(file: BinaryIO, mode: str, max_pixels: int) -> Image:

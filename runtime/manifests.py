@@ -65,10 +65,9 @@ def read_standard_input(*, null: bool = False) -> Iterator[str]:
 
 def _csv_rows(manifest: str, column: str | None) -> Iterator[Any]:
     with open(manifest, "rb") as file:
-        lines = (line.decode("utf-8", "surrogateescape") for line in _records(file, b"\n", manifest))
-        rows = csv.reader(lines, strict=True)
+        rows = csv.reader(_lines(file, manifest), strict=True)
         try:
-            header = [name.removeprefix("\ufeff") for name in next(rows, [])]
+            header = next(rows, [])
             index = header.index(_choose(manifest, header, column))
             for row in rows:
                 if row:
@@ -80,11 +79,11 @@ def _csv_rows(manifest: str, column: str | None) -> Iterator[Any]:
 def _jsonl_rows(manifest: str, column: str | None) -> Iterator[Any]:
     with open(manifest, "rb") as file:
         chosen = column
-        for number, line in enumerate(_records(file, b"\n", manifest), start=1):
+        for number, line in enumerate(_lines(file, manifest), start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8", "surrogateescape"))
+                row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise UsageError(f"{manifest!a}, line {number}: expected JSON, got: {one_line(error)}") from None
             if not isinstance(row, dict):
@@ -116,6 +115,13 @@ def _choose(manifest: str, names: list[str], column: str | None) -> str:
     got = ", ".join(names) or "none"
     expected = " or ".join(wanted)
     raise UsageError(f"{manifest!a}: expected a column {expected!a}, got {got!a:.200}; name another with --column")
+
+
+def _lines(file: BinaryIO | io.BufferedIOBase, name: str) -> Iterator[str]:
+    """Yield lines of UTF-8 with their end, whatever else is in them, without a byte order mark."""
+    for number, line in enumerate(_records(file, b"\n", name)):
+        text = line.decode("utf-8", "surrogateescape")
+        yield text if number else text.removeprefix("\ufeff")
 
 
 def _records(file: BinaryIO | io.BufferedIOBase, end: bytes, name: str) -> Iterator[bytes]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from runtime.inputs import Inputs, open_inputs
 from runtime.journal import Job, Journal, Part, parts_folder
 from runtime.rows import check_batch
 from runtime.sinks import Columns, format_for
-from runtime.sorting import SortPlan
+from runtime.sorting import SortPlan, scratch_for
 from runtime.summary import Outcome, Summary, Tally, summarize
 from runtime.tasks import Scored, Task
 from runtime.versions import decisive_versions
@@ -131,7 +132,8 @@ def score(
     form = format_for(output)
     check_places(inputs, output, options)
     columns = Columns(model=guard.digest, logits=options.logits)
-    task = Task(batch=options.batch, suffix=output.suffix, columns=columns, sort=options.sort)
+    sort = None if options.sort is None else replace(options.sort, scratch=scratch_for(output))
+    task = Task(batch=options.batch, suffix=output.suffix, columns=columns, sort=sort)
     with (
         Journal(output, _job(guard, inputs, options, output), fresh=options.fresh) as journal,
         in_background(inputs.count) as count,
@@ -155,6 +157,8 @@ def score(
                 raise UsageError(f"{inputs.place!a}: expected at least one file, got {got}; check the path")
             form.join(temporary, journal.encoded(), columns)
         journal.remove()
+    if sort is not None:
+        shutil.rmtree(Path(sort.folder, sort.scratch), ignore_errors=True)
     return summarize(tally)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from runtime.inputs import Source
 from runtime.rows import Row
 
 LINKS = ("hard", "symbolic")
+_NO_SUCH_NAME = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,7 @@ class SortPlan:
     Attributes:
         folder: Holds ``accepted`` and ``rejected``; made where it is missing.
         link: ``hard`` or ``symbolic`` links instead of copies; empty copies.
+        scratch: Name of the folder in it where images wait until they are whole.
 
     Raises:
         UsageError: `link` is none of them.
@@ -34,6 +38,7 @@ class SortPlan:
 
     folder: str
     link: str = ""
+    scratch: str = ".tmp"
 
     def __post_init__(self) -> None:
         """Check the kind of links."""
@@ -41,10 +46,16 @@ class SortPlan:
             raise UsageError(f"--link: expected {' or '.join(LINKS)}, got {self.link!a}")
 
 
+def scratch_for(output: str | os.PathLike[str]) -> str:
+    """Return the name of a scratch folder that only the job of this output uses."""
+    return f".tmp-{sha256(os.fsencode(os.path.realpath(output))).hexdigest()[:16]}"
+
+
 def place(plan: SortPlan, name: str, source: Source, row: Row) -> None:
     """Put an image where its verdict says; a file that cannot be read stays where it is.
 
-    An image that is there already is replaced, so doing it again changes nothing.
+    An image that is there already is replaced, so doing it again changes nothing. One whose name no file can have there
+    (too long, a folder already, nothing but dots) goes to ``renamed/``, named after the SHA-256 of its name.
 
     Args:
         plan: Where and how.
@@ -57,19 +68,32 @@ def place(plan: SortPlan, name: str, source: Source, row: Row) -> None:
     """
     if "\0" in name:
         return
-    target = Path(plan.folder, _verdict(row), _inside(name))
-    # Named after the target, so that whoever does it again after a kill leaves nothing behind.
-    temporary = target.with_name(f".tmp-{sha256(os.fsencode(target.name)).hexdigest()[:16]}")
+    folder = Path(plan.folder, _verdict(row))
+    temporary = Path(plan.folder, plan.scratch, secrets.token_hex(8))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         if _link(plan.link, source, temporary) if plan.link else _copy(source, temporary):
-            os.replace(temporary, target)
+            _move(temporary, folder, name)
     except OSError as error:
-        raise unwritable(target, error) from None
+        raise unwritable(folder, error) from None
     finally:
         with suppress(OSError):  # moving one hard link over another leaves both
             temporary.unlink()
+
+
+def _move(temporary: Path, folder: Path, name: str) -> None:
+    inside = _inside(name)
+    try:
+        if inside.name:
+            (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, folder / inside)
+            return
+    except OSError as error:
+        if error.errno not in _NO_SUCH_NAME:
+            raise
+    digest = sha256(os.fsencode(name)).hexdigest()
+    (folder / "renamed").mkdir(parents=True, exist_ok=True)
+    os.replace(temporary, folder / "renamed" / digest)
 
 
 def _verdict(row: Row) -> Path:
@@ -81,11 +105,9 @@ def _verdict(row: Row) -> Path:
 
 
 def _inside(name: str) -> Path:
-    """Return where a path leads when the folder is its root, so that none leads out of it."""
-    clean = os.path.normpath(name)
-    if os.path.isabs(clean) or clean.startswith(os.pardir):
-        clean = os.path.abspath(clean).lstrip("/")
-    return Path(clean)
+    """Return a path that does not lead out of the folder: ``__`` stands for each step up."""
+    parts = os.path.normpath(name).lstrip("/").split("/")
+    return Path(*("__" if part == os.pardir else part for part in parts))
 
 
 def _copy(source: Source, temporary: Path) -> bool:

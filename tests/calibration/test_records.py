@@ -82,3 +82,8 @@ def test_long_values_are_cut_and_control_characters_escaped():
     with pytest.raises(UsageError, match=r"got '\\x1b") as caught:
         from_json(Tree, GOOD | {"size": "\x1b" * 9999}, "tree")
     assert len(str(caught.value)) < 250
+
+
+def test_text_that_cannot_be_written_is_refused():
+    with pytest.raises(UsageError, match="expected text without lone surrogates"):
+        from_json(Leaf, {"name": "\ud800", "flag": True}, "leaf")

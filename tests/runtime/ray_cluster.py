@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+os.environ |= {"RAY_worker_niceness": "0"}  # whatever else runs on the machine must not starve them
 
 from ray.cluster_utils import Cluster
 

@@ -4,6 +4,7 @@ import gzip
 import io
 import tarfile
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,32 @@ def test_no_archive(tmp_path: Path, name: str, content: bytes) -> None:
 def test_a_missing_archive(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="expected a readable archive, got: No such file"):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("module", ["gzip", "bz2", "lzma"])
+def test_compressed_streams_put_together_are_one_archive(tmp_path: Path, module: str) -> None:
+    write_tar(tmp_path / "images.tar", "w")
+    plain, compress = (tmp_path / "images.tar").read_bytes(), import_module(module).compress
+    (tmp_path / "images.tar.gz").write_bytes(compress(plain[:700]) + compress(plain[700:]))
+    assert read(tmp_path / "images.tar.gz") == list(MEMBERS.items())
+
+
+def test_a_wrong_checksum_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "images.tar.gz"
+    write_tar(path, "w:gz")
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(UsageError, match="archive, got: CRC check failed"):
+        read(path)
+
+
+def test_rows_behind_the_end_are_not_lost_in_silence(tmp_path: Path) -> None:
+    write_tar(tmp_path / "images.tar", "w")
+    (tmp_path / "images.tar").write_bytes((tmp_path / "images.tar").read_bytes() * 2)
+    with pytest.raises(UsageError, match="intact archive, got: data behind the end of the archive"):
+        read(tmp_path / "images.tar")
+
+
+def test_a_zip_member_without_a_name_has_its_row(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"nameless")
+    assert read(tmp_path / "images.zip") == [("", b"nameless")]

@@ -316,3 +316,10 @@ def test_read_is_decode_then_fit() -> None:
     spec = InputSpec(height=4, width=6, channels=3, resize="bicubic", max_pixels=LIMIT)
     decoded = decode(encode(GREY), channels=3, max_pixels=LIMIT)
     assert np.array_equal(read(encode(GREY), spec), fit(decoded, height=4, width=6, resize="bicubic"))
+
+
+@pytest.mark.parametrize("path", ["/proc/version", "/proc/self/mem"])
+def test_a_file_without_an_end_is_unreadable(path: str) -> None:
+    with pytest.raises(ImageError) as raised:
+        decode(path, channels=1, max_pixels=100)
+    assert raised.value.reason in ("unreadable", "empty")

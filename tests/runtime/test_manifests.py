@@ -109,3 +109,10 @@ def test_standard_input_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"x" * (3 << 20))))
     with pytest.raises(UsageError, match="expected paths of less than 1 MiB"):
         list(read_standard_input(null=True))
+
+
+@pytest.mark.parametrize(("suffix", "text"), [("csv", '"path","x"\na.png,1\n'), ("jsonl", '{"path": "a.png"}\n')])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path, suffix: str, text: str) -> None:
+    manifest = tmp_path / f"list.{suffix}"
+    manifest.write_text(text, encoding="utf-8-sig")
+    assert list(read_manifest(str(manifest))) == ["a.png"]

@@ -48,7 +48,7 @@ def test_a_machine_is_lost_and_no_row_is(model_path: Path, tmp_path: Path, folde
     CliRunner().invoke(score, [*options, "-o", str(whole)])
     command = [sys.executable, ROOT / "tests/runtime/ray_cluster.py", model_path, folder, output]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["in_the_middle"], told
     assert "got 16 that are not" in told["errors"]

@@ -102,3 +102,8 @@ def test_an_unknown_scheme() -> None:
     )
     with pytest.raises(error, match=message):
         fetch("gopher://host/a.png", max_bytes=1000)
+
+
+@pytest.mark.parametrize("uri", ["http://[bad", "file://[x"])
+def test_a_bracket_that_opens_no_address_names_no_local_file(uri: str) -> None:
+    assert local_path(uri) is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,28 @@ def test_an_unwritable_place_is_one_line(public_folder: Path, image: str) -> Non
 def test_kinds_of_links() -> None:
     with pytest.raises(UsageError, match="--link: expected hard or symbolic, got 'soft'"):
         SortPlan(folder="out", link="soft")
+
+
+@pytest.mark.parametrize("name", [".", "x" * 300, "/".join(["y" * 200] * 30), "folder", "folder/a.png/b.png"])
+def test_a_name_no_file_can_have_there_is_replaced(tmp_path: Path, image: str, name: str) -> None:
+    plan = SortPlan(folder=str(tmp_path / "out"))
+    place(plan, "folder/a.png", image, KEPT)
+    place(plan, name, image, KEPT)
+    found = tree(tmp_path / "out" / "accepted" / "cat")
+    assert len(found) == 2
+    assert {path.split("/")[0] for path in found} == {"folder", "renamed"}
+
+
+def test_steps_up_do_not_depend_on_the_current_folder(tmp_path: Path, image: str) -> None:
+    for name in ("../../a.png", "..b/a.png", "a.png"):
+        place(SortPlan(folder=str(tmp_path / "out")), name, image, KEPT)
+    assert set(tree(tmp_path / "out" / "accepted" / "cat")) == {"__/__/a.png", "..b/a.png", "a.png"}
+
+
+def test_the_same_name_at_once_is_one_whole_file(tmp_path: Path) -> None:
+    content = bytes(1 << 16)
+    plan = SortPlan(folder=str(tmp_path / "out"))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: place(plan, "a.png", content, KEPT), range(200)))
+    assert (tmp_path / "out" / "accepted" / "cat" / "a.png").read_bytes() == content
+    assert os.listdir(tmp_path / "out" / plan.scratch) == []
