@@ -19,7 +19,7 @@ from cmt_export.averaging import averaged
 from cmt_export.checkpoint import PROBES, Checkpoint, Execution, Schedule
 from cmt_export.execution import choose_execution, place
 from cmt_export.networks import load_trunk_factory
-from cmt_export.recipes import Batch, Recipe
+from cmt_export.recipes import Batch, Recipe, StagedRecipe
 from runtime.errors import UsageError
 
 _HELD_OUT_SEED = 1
@@ -124,7 +124,7 @@ def start(
     height, width, channels = data.input_shape
     torch.manual_seed(schedule.seed)
     network = recipe.build(load_trunk_factory(trunk), input_shape=(channels, height, width), classes=len(data.classes))
-    if recipe.first_stage is not None:
+    if isinstance(recipe, StagedRecipe):
         _adopt(recipe, network, first_stage)
     if execution is None:
         execution = choose_execution(
@@ -237,9 +237,8 @@ def _example(data: Dataset, schedule: Schedule, classmap: tuple[int, ...] | None
     )
 
 
-def _adopt(recipe: Recipe, network: nn.Module, first_stage: Checkpoint | None) -> None:
+def _adopt(recipe: StagedRecipe, network: nn.Module, first_stage: Checkpoint | None) -> None:
     stage = recipe.first_stage
-    assert stage is not None  # the caller asked
     if first_stage is None or first_stage.recipe != stage.recipe or not first_stage.finished:
         got = "none" if first_stage is None else f"{first_stage.recipe}, {len(first_stage.history)} epochs done"
         raise UsageError(f"{stage.name}: expected a finished checkpoint of {stage.recipe}, got {got}; train it first")

@@ -16,7 +16,7 @@ from cmt_export.checkpoint import Checkpoint, Schedule
 from cmt_export.networks import TRUNKS
 from cmt_export.options import SCHEDULE_HELP, TRUNK, read_recipe_options, recipe_options, schedule_options
 from cmt_export.pipeline import TrainingPlan, run_plan
-from cmt_export.recipes import RECIPES, Recipe
+from cmt_export.recipes import RECIPES, PairRecipe, Recipe
 from cmt_export.training import OnStep, Step
 from runtime.atomic import check_output
 from runtime.cli import JSON
@@ -119,7 +119,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _classmap_config(recipe: Recipe, options: dict[str, Any], explicit: set[str]) -> ClassmapConfig | None:
-    if not recipe.needs_classmap:
+    if not isinstance(recipe, PairRecipe):
         given = [option for option in _CLASSMAP_OPTIONS if option in explicit]
         if given:
             having = ", ".join(name for name, kind in RECIPES.items() if kind.rule == "pair")

@@ -12,8 +12,10 @@ from cmt_export.recipes.cmt import Cmt
 from cmt_export.recipes.distillation import Distillation
 from cmt_export.recipes.hardened import Hardened
 from cmt_export.recipes.magnet import Magnet
+from cmt_export.recipes.pair import PairRecipe
 from cmt_export.recipes.pgd_training import PgdTraining
 from cmt_export.recipes.recipe import Batch, Recipe, Stage
+from cmt_export.recipes.staged import StagedRecipe
 from cmt_export.recipes.trades import Trades
 from cmt_export.recipes.undefended import Undefended
 from runtime.errors import UsageError
@@ -27,9 +29,11 @@ __all__ = [
     "Distillation",
     "Hardened",
     "Magnet",
+    "PairRecipe",
     "PgdTraining",
     "Recipe",
     "Stage",
+    "StagedRecipe",
     "Trades",
     "Undefended",
     "read_recipe",

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmt_export.networks import Logits, Shape, TrunkFactory, build_network
-from cmt_export.recipes.recipe import Batch, Recipe, Stage, option
+from cmt_export.recipes.recipe import Batch, Stage, option
+from cmt_export.recipes.staged import StagedRecipe
 from cmt_export.recipes.undefended import Undefended
 
 
@@ -36,7 +37,7 @@ class Distilled(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation(Recipe):
+class Distillation(StagedRecipe):
     """A single head, trained on softmax(Z_teacher / T) with Z / T, and deployed at temperature 1.
 
     The deployed logits are about T times larger than usual. Their softmax is all but one-hot, and its gradient

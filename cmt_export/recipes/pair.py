@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
+from calibration.classmap import Epsilon
 from cmt_export.lock import Lock
 from cmt_export.networks import Shape, TrunkFactory, build_network
 from cmt_export.recipes.recipe import Recipe, option
@@ -31,6 +33,11 @@ class PairRecipe(Recipe):
         """Raise `UsageError` for a value out of range."""
         super().__post_init__()
         self._expect(self.lock_width >= 1, "lock_width >= 1", self.lock_width)
+
+    @property
+    @abstractmethod
+    def classmap_steps(self) -> tuple[float, Epsilon]:
+        """Largest FGS step that the Classmap is estimated with, and how steps are drawn."""
 
     def build(self, factory: TrunkFactory, *, input_shape: Shape, classes: int) -> nn.Module:
         """Build two heads and the lock on a fresh trunk."""

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get
 import torch
 from torch import Tensor, nn
 
-from calibration.classmap import Epsilon
 from cmt_export.networks import Shape, TrunkFactory, build_network
 from runtime.errors import UsageError
 from runtime.spec import Rule
@@ -103,7 +102,7 @@ class Recipe(ABC):
 
     @property
     def first_stage(self) -> Stage | None:
-        """What is trained before, and given to `adopt`; None where nothing is."""
+        """What is trained before, see `StagedRecipe`; None where nothing is."""
         return None
 
     @property
@@ -114,11 +113,6 @@ class Recipe(ABC):
     def speed(self, weight: str) -> float:
         """Return the learning rate of the weight of this name, as a multiple of the schedule's."""
         return 1.0
-
-    @property
-    def classmap_steps(self) -> tuple[float, Epsilon]:
-        """Largest FGS step that the Classmap is estimated with, and how steps are drawn; for the rule ``pair``."""
-        raise NotImplementedError(f"the recipe {self.name} has no Classmap")
 
     def build(self, factory: TrunkFactory, *, input_shape: Shape, classes: int) -> nn.Module:
         """Build a fresh network: pixels ``(N, C, H, W)`` to `Logits`.
@@ -132,10 +126,6 @@ class Recipe(ABC):
             UsageError: The trunk does not fit.
         """
         return build_network(factory, input_shape=input_shape, classes=classes, dual=self.rule == "pair")
-
-    def adopt(self, network: nn.Module, weights: dict[str, Tensor]) -> None:
-        """Put the weights of the first stage into a fresh network."""
-        raise NotImplementedError(f"the recipe {self.name} has no first stage")
 
     @abstractmethod
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
