@@ -36,7 +36,7 @@ QUICK: dict[str, Recipe] = {
         Cmt(epsilon=0.2),
         Distillation(temperature=5.0),
         Magnet(false_positives=0.05, held_out=0.25),
-        Hardened(epsilon=0.2, inner_steps=2, inner_step_size=0.6, late_steps=3, squash=4.0),
+        Hardened(epsilon=0.2, inner_steps=2, inner_step_size=0.6, late_steps=3, squash=4.0, focus=0.5),
     )
 }
 assert QUICK.keys() == RECIPES.keys()

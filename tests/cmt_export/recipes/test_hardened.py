@@ -67,9 +67,36 @@ def test_the_ramp_shrinks_ball_and_steps():
     torch.testing.assert_close(recipe.loss(network, batch), _both_heads(network, attacked, same))
 
 
+def _spread_out(network, batch, epsilon=0.1):
+    """Each image's log-odds where its attack begins, and these points."""
+    noise = torch.empty_like(batch.pixels).uniform_(-epsilon, epsilon, generator=batch.generator)
+    start = (batch.pixels + noise).clamp(0, 1)
+    outputs = network(start)
+    pairs = outputs.logits.softmax(1) * outputs.robust_logits.softmax(1)[:, batch.classmap]
+    own = pairs.gather(1, batch.labels[:, None])[:, 0]
+    return ((pairs.sum(1) - own) / own).log(), start
+
+
+@pytest.mark.parametrize(("focus", "kept"), [(0.5, 20), (0.26, 10), (0.001, 1)])
+def test_focus_trains_on_the_images_that_noise_alone_brings_closest_to_a_wrong_pair(focus, kept):
+    recipe = replace(RECIPE, focus=focus)
+    network = make_network(recipe)
+    batch, same, again = (make_batch(n=40, seed=4) for _ in range(3))
+    odds, start = _spread_out(network, same)
+    chosen, points = recipe._hardest(network, batch, start)
+    rows = odds.argsort(descending=True)[:kept]
+    assert torch.equal(chosen.pixels, batch.pixels[rows])
+    assert torch.equal(chosen.labels, batch.labels[rows])
+    assert torch.equal(points, start[rows])
+    few = replace(batch, pixels=chosen.pixels, labels=chosen.labels)
+    attacked = recipe._attack(network, few, points, epsilon=0.1)
+    expected = 0.3 * _both_heads(network, few.pixels, few) + 0.7 * _both_heads(network, attacked, few)
+    torch.testing.assert_close(recipe.loss(network, again), expected)
+
+
 def test_the_attack_finds_more_confidence_in_wrong_pairs():
     network, batch = make_network(RECIPE), make_batch(n=64)
-    attacked = RECIPE._attack(network, batch)
+    attacked = RECIPE._attack(network, batch, batch.pixels, epsilon=0.1)
     odds = [pair_log_odds(network(x), batch.labels, batch.classmap) for x in (batch.pixels, attacked)]
     assert (odds[1] > odds[0]).float().mean() > 0.95
 
@@ -102,10 +129,11 @@ def test_the_curve_stands_in_front_of_the_trunk_and_has_no_weights():
         ({"squash": 0.0}, r"squash in \(0, 100\], got 0.0"),
         ({"late_steps": -1}, "late_steps >= 0, got -1"),
         ({"late_share": 2.0}, r"late_share in \[0, 1\], got 2.0"),
+        ({"focus": 0.0}, r"focus in \(0, 1\], got 0.0"),
         ({"lock_width": 0}, "lock_width >= 1, got 0"),
         ({"inner_steps": 0}, "inner_steps >= 1, got 0"),
     ],
-    ids=["weight", "smoothing", "squash", "late-steps", "late-share", "of-two-heads", "of-the-attack"],
+    ids=["weight", "smoothing", "squash", "late-steps", "late-share", "focus", "of-two-heads", "of-the-attack"],
 )
 def test_wrong_options(options, message):
     with pytest.raises(UsageError, match=f"recipe hardened: expected {message}"):
