@@ -37,16 +37,22 @@ class Schedule:
         epochs: Passes over the training split.
         batch_size: Images a step.
         learning_rate: The peak of the one-cycle schedule (Adam).
-        seed: Of initial weights, order of images, dropout and ε.
+        seed: Of initial weights, order of images, dropout, ε and augmentation.
+        flip: Whether half of the images, drawn anew in every step, are mirrored left to right.
+        crop: Largest move of an image in pixels, up or down and left or right, drawn for each; black comes after it.
     """
 
     epochs: int = 10
     batch_size: int = 128
     learning_rate: float = 1e-3
     seed: int = 0
+    flip: bool = False
+    crop: int = 0
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for a value out of range."""
+        if self.crop < 0:
+            raise UsageError(f"schedule: expected crop >= 0, got {self.crop}")
         if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0 or self.seed < 0:
             raise UsageError(
                 "schedule: expected epochs >= 1, batch_size >= 1, learning_rate > 0 and seed >= 0, got "

@@ -23,6 +23,8 @@ SCHEDULE_HELP = {
     "batch_size": "Images a step.",
     "learning_rate": "Peak of the one-cycle schedule, Adam.",
     "seed": "Of weights, order, dropout and everything a recipe draws.",
+    "flip": "Mirror half of the images left to right, drawn anew in every step.",
+    "crop": "Move each image by up to so many pixels, drawn anew in every step.",
 }
 
 
@@ -30,8 +32,8 @@ def schedule_options(command: Command) -> Command:
     """Add an option for every field of `Schedule`."""
     for name, text in reversed(SCHEDULE_HELP.items()):
         default = getattr(Schedule(), name)
-        option = click.option(_flag(name), type=type(default), default=default, show_default=True, help=text)
-        command = option(command)
+        kind: dict[str, Any] = {"is_flag": True} if default is False else {"type": type(default), "show_default": True}
+        command = click.option(_flag(name), default=default, help=text, **kind)(command)
     return command
 
 

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from calibration.datasets import Dataset, Split
 from calibration.pixels import to_pixels
+from cmt_export.augmentation import augment
 from cmt_export.averaging import averaged
 from cmt_export.checkpoint import PROBES, Checkpoint, Execution, Schedule
 from cmt_export.execution import choose_execution, place
@@ -23,6 +24,8 @@ from cmt_export.recipes import Batch, Recipe, StagedRecipe
 from runtime.errors import UsageError
 
 _HELD_OUT_SEED = 1
+_OF_AUGMENTATION = 1
+"""Keeps its random numbers apart from those of the recipe, which are the same with and without it."""
 
 
 @dataclass(kw_only=True)
@@ -75,6 +78,8 @@ class Run:
         """Return the batch of the step that comes next."""
         settings, execution = self.checkpoint.schedule, self.checkpoint.execution
         pixels, labels = load(self.data.train, rows)
+        chance = _seeded(settings.seed, self.epoch, self.step, _OF_AUGMENTATION, device="cpu")
+        pixels = augment(pixels, flip=settings.flip, crop=settings.crop, generator=chance)
         done = self.epoch * self.steps + self.step + 1
         return Batch(
             pixels=place(pixels, execution),
@@ -118,10 +123,12 @@ def start(
         execution: Taken as it is, without measuring.
 
     Raises:
-        UsageError: Classmap or first stage is missing, or does not fit the classes.
+        UsageError: Classmap or first stage is missing or does not fit the classes, or `crop` not the images.
     """
     _check_classmap(recipe, classmap, len(data.classes))
     height, width, channels = data.input_shape
+    if schedule.crop >= min(height, width):
+        raise UsageError(f"--crop: expected less than the images' {height}x{width} pixels, got {schedule.crop}")
     torch.manual_seed(schedule.seed)
     network = recipe.build(load_trunk_factory(trunk), input_shape=(channels, height, width), classes=len(data.classes))
     if isinstance(recipe, StagedRecipe):

@@ -15,7 +15,8 @@ from tests.cmt_export.conftest import begin
 def test_it_loads_with_weights_only_and_holds_the_full_configuration(checkpoint_path):
     document = torch.load(checkpoint_path, weights_only=True)
     assert document["recipe"]["epsilon"] == 0.2
-    assert document["schedule"] == {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0}
+    schedule = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0, "flip": False, "crop": 0}
+    assert document["schedule"] == schedule
     assert document["execution"] == {"device": "cpu", "precision": "fp32", "channels_last": True, "threads": 1}
     assert document["classmap"] == [1, 2, 0]
     assert len(document["data"]["train"]) == 64
@@ -152,6 +153,11 @@ def test_the_code_of_a_trunk_is_never_taken_from_the_file(bars, tmp_path):
 def test_an_unwritable_place_is_one_line(checkpoint, tmp_path):
     with pytest.raises(CmtError, match=r"expected to write it, got: No such file or directory"):
         checkpoint.save(tmp_path / "no" / "folder" / "model.pt")
+
+
+def test_images_are_not_moved_backwards():
+    with pytest.raises(UsageError, match="schedule: expected crop >= 0, got -1"):
+        Schedule(crop=-1)
 
 
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": float("nan")}, {"seed": -1}])

@@ -36,7 +36,7 @@ def _same_weights(left: Checkpoint, right: Checkpoint) -> bool:
 @pytest.mark.parametrize("trunk", ["oracle", "tests.cmt_export.residual:make_trunk"], ids=["dropout", "batch-norm"])
 @pytest.mark.parametrize("stop_at", [6, 8, 12], ids=["epoch-end", "mid-epoch", "later-epoch-end"])
 def test_a_stopped_run_resumes_to_the_same_bits(bars, tmp_path, trunk, stop_at):
-    schedule = Schedule(epochs=3, batch_size=64)
+    schedule = Schedule(epochs=3, batch_size=64, flip=True, crop=1)
     straight = train(begin(bars, trunk=trunk, schedule=schedule), tmp_path / "straight.pt")
 
     def stop(step: Step) -> None:
@@ -92,7 +92,8 @@ def _write_out(data, network, loss, *, epochs, batch_size, learning_rate, seed):
 def test_published_recipes_train_bit_for_bit_as_written_out(bars, tmp_path, name):
     """What files of these two recipes were trained with must stay what they are trained with."""
     recipe, dual = (Undefended(), False) if name == "none" else (Cmt(epsilon=0.2), True)
-    schedule = Schedule(epochs=2, batch_size=64, learning_rate=2e-3, seed=5)
+    options = {"epochs": 2, "batch_size": 64, "learning_rate": 2e-3, "seed": 5}
+    schedule = Schedule(**options)
     got = train(
         begin(bars, recipe=recipe, schedule=schedule, classmap=CLASSMAP if dual else None), tmp_path / "m.pt"
     ).weights
@@ -111,7 +112,7 @@ def test_published_recipes_train_bit_for_bit_as_written_out(bars, tmp_path, name
         attacked = network((pixels.detach() + epsilon * gradient.sign()).clamp(0, 1))
         return recipe.multi_task_loss(clean, attacked, labels, torch.tensor(CLASSMAP)[labels])
 
-    expected = _write_out(bars, network, loss, **vars(schedule))
+    expected = _write_out(bars, network, loss, **options)
     for weight, value in expected.items():
         assert torch.equal(got[weight], value), weight
 
@@ -272,3 +273,20 @@ def test_every_batch_has_its_own_draw_position_and_generator(bars):
     run.epoch, run.step = 1, 0
     assert not np.array_equal(run.shuffle()[0], order)
     assert run.batch(order[:2], 1.0).generator.initial_seed() != first.generator.initial_seed()
+
+
+def test_augmentation_changes_pixels_anew_in_every_step_and_no_other_random_number(bars):
+    plain, changed = (begin(bars, schedule=Schedule(epochs=1, batch_size=8, crop=crop)) for crop in (0, 2))
+    rows = np.arange(8)
+    before, after = plain.batch(rows, 1.0), changed.batch(rows, 1.0)
+    assert torch.equal(before.labels, after.labels)
+    assert before.generator.initial_seed() == after.generator.initial_seed()
+    assert not torch.equal(before.pixels, after.pixels)
+    assert torch.equal(after.pixels, changed.batch(rows, 1.0).pixels)
+    changed.step = 1
+    assert not torch.equal(after.pixels, changed.batch(rows, 1.0).pixels)
+
+
+def test_images_are_not_moved_out_of_themselves(bars):
+    with pytest.raises(UsageError, match="--crop: expected less than the images' 8x8 pixels, got 8"):
+        begin(bars, schedule=Schedule(crop=8))

@@ -1,0 +1,37 @@
+"""Random changes of training images that keep their label."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def augment(pixels: Tensor, *, flip: bool, crop: int, generator: torch.Generator) -> Tensor:
+    """Return images of the same shape, each changed by chance of its own.
+
+    Args:
+        pixels: ``(B, C, H, W)`` in [0, 1].
+        flip: Whether each image is mirrored left to right with probability one half.
+        crop: How many black pixels are put on every side before a window of the old size is cut out anywhere, at least
+            0: moves each image by up to as many pixels.
+        generator: For every random number, on the device of `pixels`.
+
+    Source: He et al. 2016 (arXiv 1512.03385), section 4.2, for CIFAR-10, with 4 pixels.
+    """
+    if crop:
+        pixels = _crop(pixels, crop, generator)
+    if flip:
+        flipped = torch.rand((len(pixels), 1, 1, 1), generator=generator, device=pixels.device) < 0.5
+        pixels = torch.where(flipped, pixels.flip(3), pixels)
+    return pixels
+
+
+def _crop(pixels: Tensor, margin: int, generator: torch.Generator) -> Tensor:
+    n, _, height, width = pixels.shape
+    device = pixels.device
+    top, left = torch.randint(2 * margin + 1, (2, n, 1, 1), generator=generator, device=device)
+    rows, columns = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
+    image = torch.arange(n, device=device)[:, None, None]
+    padded = F.pad(pixels, (margin, margin, margin, margin)).movedim(1, 3)
+    return padded[image, top + rows, left + columns].movedim(3, 1)

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+
+from cmt_export.augmentation import augment
+
+
+def _pixels(n=64, shape=(3, 6, 5), seed=0):
+    return torch.rand((n, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+def _augmented(pixels, seed=0, **options):
+    return augment(pixels, **{"flip": False, "crop": 0} | options, generator=torch.Generator().manual_seed(seed))
+
+
+def test_nothing_asked_for_changes_nothing():
+    pixels = _pixels()
+    assert _augmented(pixels) is pixels
+
+
+def test_flip_mirrors_each_image_or_leaves_it():
+    pixels = _pixels()
+    flipped = _augmented(pixels, flip=True)
+    mirrored = torch.from_numpy(pixels.numpy()[..., ::-1].copy())
+    left = [torch.equal(one, same) for one, same in zip(flipped, pixels, strict=True)]
+    turned = [torch.equal(one, same) for one, same in zip(flipped, mirrored, strict=True)]
+    assert all(a != b for a, b in zip(left, turned, strict=True))
+    assert 16 < sum(turned) < 48
+
+
+@pytest.mark.parametrize("margin", [1, 2])
+def test_crop_moves_each_image_and_fills_with_black(margin):
+    pixels = _pixels(n=200)
+    moved = _augmented(pixels, crop=margin).numpy()
+    padded = np.pad(pixels.numpy(), [(0, 0), (0, 0), (margin, margin), (margin, margin)])
+    offsets = [(y, x) for y in range(2 * margin + 1) for x in range(2 * margin + 1)]
+    found = set()
+    for one, frame in zip(moved, padded, strict=True):
+        matching = [(y, x) for y, x in offsets if np.array_equal(one, frame[:, y : y + 6, x : x + 5])]
+        assert len(matching) == 1
+        found.add(matching[0])
+    assert found == set(offsets)
+
+
+def test_the_generator_decides():
+    pixels = _pixels()
+    options = {"flip": True, "crop": 2}
+    assert torch.equal(_augmented(pixels, seed=3, **options), _augmented(pixels, seed=3, **options))
+    assert not torch.equal(_augmented(pixels, seed=3, **options), _augmented(pixels, seed=4, **options))
