@@ -26,6 +26,10 @@ COMMANDS = {
     "info": ("runtime.cli:info", "Show what a file says about itself."),
     "doctor": ("runtime.cli:doctor", "Say what works on this machine, and what is missing."),
     "bench": ("runtime.cli:bench", "Measure the cost of the guard on this machine."),
+    "reproduce": (
+        "cmt_export.reproduce_command:reproduce_paper",
+        "Make the paper's tables and figures from a data set.",
+    ),
     "demo": ("cmt_export.commands:demo", "Go the whole way on bundled data, in two minutes."),
 }
 """Command name to where it lives and its line in ``cmt --help``, in the order of the work."""

@@ -1,0 +1,198 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from calibration.provenance import environment
+from calibration.results import Results
+from cmt_export.checkpoint import Checkpoint
+from cmt_export.reproduction.claims import benign_unit
+from cmt_export.reproduction.judging import JudgeSet
+from cmt_export.reproduction.lineup import GUARD
+from cmt_export.reproduction.outcome import write_outcome
+from cmt_export.reproduction.preset import KAPPAS
+from cmt_export.reproduction.sections import SECTIONS
+from cmt_export.reproduction.sets import ORACLE, Z_STAR
+from runtime import Guard
+from tests.cmt_export.reproduction import tiny
+
+PAGES = {"table3.md", "table4.md", "table5.md", "ablation.md", "claims.md", "summary.md"}
+DRAWN = {f"figure{number}.{kind}" for number, kind in ((2, "svg"), (4, "svg"), (5, "svg"), (6, "svg"), (7, "svg"))}
+PICTURES = {f"figure{number}.png" for number in (1, 9, 10, 11, 12)}
+
+
+def _cells(folder, section):
+    return json.loads((folder / "results.json").read_text())["cells"][section]
+
+
+def _answers(found, export, pixels):
+    """What PyTorch says to float pixels: label, and the rule written anew."""
+    checkpoint = Checkpoint.load(found.store.folder(export.train) / "model.pt")
+    with torch.no_grad():
+        outputs = checkpoint.build()(torch.from_numpy(pixels))
+    labels = outputs.logits.argmax(1).numpy()
+    if checkpoint.classmap is None:
+        return labels, np.ones(len(labels), bool)
+    return labels, outputs.robust_logits.argmax(1).numpy() == np.array(checkpoint.classmap)[labels]
+
+
+def test_everything_is_written_and_complete(finished):
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names == PAGES | {"figures", "results.json", "report.html", "evaluation.json", ".work"}
+    assert {path.name for path in (finished.folder / "figures").iterdir()} == DRAWN | PICTURES
+    for name in PAGES:
+        assert "not run yet" not in (finished.folder / name).read_text(), name
+    for name in DRAWN:
+        assert "not run yet" not in (finished.folder / "figures" / name).read_text(), name
+    document = json.loads((finished.folder / "results.json").read_text())
+    assert document["complete"]
+    assert not any(done.reused for done in finished.done)
+    everything = [cell for cells in document["cells"].values() for cell in cells]
+    assert {cell["verdict"] for cell in everything} <= {"not published", "undefined"}
+    assert all(cell["digest"] for cell in everything)
+    assert Results.load(finished.folder / "evaluation.json").complete
+
+
+def test_the_first_line_says_whether_it_holds(finished):
+    first = (finished.folder / "summary.md").read_text().partition("\n")[0]
+    headline = max(_cells(finished.folder, "headline"), key=lambda cell: cell["interval"][0])
+    assert headline["count"] / headline["n"] > 0.05
+    assert first.startswith("**The defence falls**: somebody who knows the rule")
+    assert json.loads((finished.folder / "results.json").read_text())["finding"] == first
+
+
+@pytest.mark.parametrize(
+    ("attack", "reading", "place"), [("fgs", ORACLE, 0), ("cw", Z_STAR, len(KAPPAS) - 1)], ids=["fgs", "cw"]
+)
+def test_cells_are_what_pytorch_says_to_the_stored_pixels(finished, digits, attack, reading, place):
+    found = finished.found
+    parts = found.sets.transferred(reading, attack)
+    stored = [np.load(found.store.folder(part) / "examples.npz") for part in parts]
+    pixels, rows = (
+        np.concatenate([one["x_adv"][place] for one in stored]),
+        np.concatenate([one["rows"] for one in stored]),
+    )
+    assert pixels.dtype == np.float32
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+    truth = digits.test.labels[rows]
+    labels, accepted = _answers(found, found.lineup.guard, pixels)
+    name = ["grey-box", "defended", {"fgs": "FGS", "cw": "C&W L2"}[attack], reading]
+    (accuracy,) = [cell for cell in _cells(finished.folder, "table3") if (cell["name"], cell["option"]) == (name, "")]
+    assert (accuracy["count"], accuracy["n"]) == (int((labels == truth).sum()), len(rows))
+    judged = found.judged(found.lineup.guard, parts)
+    np.testing.assert_array_equal(judged.accepted[place], accepted)
+    np.testing.assert_array_equal(judged.generated[place], accepted & (labels != truth))
+    benign = digits.test.images[rows].transpose(0, 3, 1, 2) / 255.0
+    np.testing.assert_allclose(judged.linf[place], np.abs(pixels - benign).max((1, 2, 3)), atol=1e-6)
+    if attack == "fgs":
+        assert judged.linf.max() == pytest.approx(found.sets.epsilon, abs=1e-6)
+        assert len(rows) == 120
+        (rate,) = [cell for cell in _cells(finished.folder, "table4") if (cell["name"], cell["option"]) == (name, "")]
+        assert rate["count"] == int((~accepted).sum())
+
+
+def test_benign_cost_is_what_the_guard_says(finished, digits):
+    unit = benign_unit(finished.found.sets, finished.found.lineup.guard)
+    with Guard(finished.found.store.folder(unit.judge) / "guard.onnx", device="cpu") as guard:
+        verdicts = guard.classify(digits.test.images)
+    cells = {cell["name"][1]: cell for cell in _cells(finished.folder, "claims") if cell["name"][0] == "section 4.5"}
+    rejected = cells["wrongly rejected, defended"]
+    assert (rejected["count"], rejected["n"]) == (int((~verdicts.accepted).sum()), 120)
+    accuracy = cells["accuracy through Z*, defended"]
+    assert accuracy["count"] == int((verdicts.labels == digits.test.labels).sum())
+
+
+def test_table_5_counts_targets_and_acceptance(finished, digits):
+    found = finished.found
+    guard = found.lineup.guard
+    parts = found.sets.generated(guard, "eq-10", targeted=True)
+    (stored,) = (np.load(found.store.folder(part) / "examples.npz") for part in parts)
+    truth, targets = digits.test.labels[stored["rows"]], stored["targets"]
+    assert (targets != truth).all()
+    for place, kappa in enumerate(KAPPAS):
+        labels, accepted = _answers(found, guard, stored["x_adv"][place])
+        name = ["targeted", "defended", f"κ = {kappa:g}", "Eq. 10"]
+        cells = [cell for cell in _cells(finished.folder, "table5") if (cell["name"], cell["option"]) == (name, "")]
+        assert [cell["count"] for cell in cells] == [int((accepted & (labels == targets)).sum())]
+
+
+def test_precision_and_recall_mix_benign_images_in(finished):
+    found = finished.found
+    judged = found.judged(found.lineup.guard, found.sets.transferred("substitute", "cw"))
+    benign = found.benign(benign_unit(found.sets, found.lineup.guard))
+    cells = {(cell["name"][1], cell["name"][2]): cell for cell in _cells(finished.folder, "figure5")}
+    true, false = int((~judged.accepted[0]).sum()), int((~benign.accepted[judged.rows]).sum())
+    assert (cells["recall", "κ = 0"]["count"], cells["recall", "κ = 0"]["n"]) == (true, 24)
+    precision = cells["precision", "κ = 0"]
+    assert (precision["count"], precision["n"]) == ((true, true + false) if true + false else (None, None))
+
+
+def test_pictures_are_small(finished):
+    for name in PICTURES:
+        path = finished.folder / "figures" / name
+        assert path.stat().st_size < 200_000
+        assert np.asarray(Image.open(path)).std() > 5
+    assert all((finished.folder / "figures" / name).stat().st_size < 200_000 for name in DRAWN)
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """A reproduction whose process was killed without warning in the middle of a unit."""
+    program = [sys.executable, tiny.__file__, str(tmp_path / "out"), "headline,figure2"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("judge pgd"):
+                break
+        process.kill()
+    assert process.returncode == -9
+    return tiny.make(tmp_path / "out", "headline", "figure2")
+
+
+def test_a_killed_run_goes_on_to_the_same_outcome(finished, digits, killed):
+    partly = (killed.output / "summary.md").read_text()
+    assert partly.startswith("**The defence falls**") or "not run yet" in partly
+    assert "not run yet" in (killed.output / "figures" / "figure2.svg").read_text()
+    done = tiny.run(killed, digits)
+    reused = [one.title for one in done if one.reused]
+    assert any(title.startswith("train cmt") for title in reused)
+    assert any(title.startswith("judge pgd") for title in reused)
+    assert not all(one.reused for one in done)
+    for section in ("headline", "figure2"):
+        counts = [(cell["name"], cell["count"], cell["n"]) for cell in _cells(killed.output, section)]
+        assert counts == [(cell["name"], cell["count"], cell["n"]) for cell in _cells(finished.folder, section)]
+    figure = "figures/figure2.svg"
+    assert (killed.output / figure).read_bytes() == (finished.folder / figure).read_bytes()
+
+    again = tiny.run(killed, digits)
+    assert all(one.reused for one in again)
+    changed = tiny.run(replace(killed, config=replace(tiny.CONFIG, pgd_restarts=1)), digits)
+    assert {one.title.split()[1] for one in changed if not one.reused} == {"pgd"}
+
+    before = [(cell["name"], cell["count"]) for cell in _cells(finished.folder, "headline")]
+    found = killed.open(digits)
+    unit = SECTIONS["headline"].units(found.sets)[0]
+    assert isinstance(unit, JudgeSet)
+    stored = found.store.folder(unit.parts[0]) / "examples.npz"
+    stored.write_bytes(stored.read_bytes()[:-100])
+    mended = tiny.run(killed, digits)
+    assert [one.note for one in mended if not one.reused] == ["examples.npz is damaged"]
+    assert [(cell["name"], cell["count"]) for cell in _cells(killed.output, "headline")] == before
+
+
+def test_nothing_is_hidden_before_it_is_run(digits, tmp_path):
+    reproduction = tiny.make(tmp_path / "out", *SECTIONS)
+    found = reproduction.open(digits)
+    write_outcome(reproduction.output, found, SECTIONS, environment(device="cpu", threads=1))
+    for name in PAGES:
+        assert "not run yet" in (reproduction.output / name).read_text(), name
+    document = json.loads((reproduction.output / "results.json").read_text())
+    assert not document["complete"]
+    assert {cell["verdict"] for cells in document["cells"].values() for cell in cells} == {"not run yet"}
+    assert GUARD in document["networks"]
+    assert (reproduction.output / "summary.md").read_text().startswith("**Whether the defence holds is not known yet**")
