@@ -78,9 +78,36 @@ def measure_cell(
         CmtError: The attack left its budget.
     """
     started = time.perf_counter()
-    every = np.arange(len(target.truth))
-    crafted = craft_on(target, attack, victim, rows=every, report=report)
-    judged = target.judged(crafted.x_adv, every, budget=attack.budget)
+    crafted = craft_on(target, attack, victim, rows=np.arange(len(target.truth)), report=report)
+    return record_cell(plan, victim, attack, target, crafted, started=started)
+
+
+def record_cell(
+    plan: Plan,
+    victim: GradientGraph | Deployed,
+    attack: Attack[Any],
+    target: Target,
+    crafted: AttackResult,
+    *,
+    started: float,
+) -> tuple[Cell, Judged]:
+    """Check, judge and count what an attack made of every image of a target.
+
+    Args:
+        plan: Who attacked which file.
+        victim: That file, started.
+        attack: With what.
+        target: What judges.
+        crafted: What came of it.
+        started: When it began, by `time.perf_counter`.
+
+    Returns:
+        The record, and the attacked images it is about.
+
+    Raises:
+        CmtError: The attack left its budget.
+    """
+    judged = target.judged(crafted.x_adv, np.arange(len(target.truth)), budget=attack.budget)
     check_budget(target.pixels, judged.pixels, budget=attack.budget)
     cell = Cell(
         threat=plan.threat.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,26 @@ from calibration.attacks.catalogue import ATTACKS, EPSILONS, grid
 from calibration.datasets import load_dataset
 from calibration.evaluation import evaluate
 from calibration.findings import conclude
-from calibration.gates import check_gates, parse_gate
+from calibration.gates import Gate, check_gates, parse_gate
 from calibration.joining import join
 from calibration.options import DATA, SEED, SIZE, next_command
 from calibration.outcome_table import print_outcomes
 from calibration.planning import EvaluationConfig
+from calibration.pool_evaluation import evaluate_pool
+from calibration.pool_outcomes import print_pool
+from calibration.pool_results import PoolResults, load_results
 from calibration.results import Results
 from calibration.saved_images import ImageFolder
 from calibration.threats import DEFAULT_NAMES, NAMES
 from runtime.atomic import check_output
 from runtime.cli import DEVICE, JSON, MODEL, THREADS
+from runtime.errors import UsageError
 from runtime.terminal import print_json, stages
 
 _FILE = click.Path(path_type=Path)
 
 
-class _Recorded(click.Command):
-    """A command that remembers its arguments as they were typed."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the arguments for `_command_line`."""
-        ctx.meta[__name__] = tuple(args)
-        return super().parse_args(ctx, args)
-
-
-@click.command(cls=_Recorded)
+@click.command(cls=parse.Recorded)
 @MODEL
 @DATA
 @click.option(
@@ -72,6 +66,13 @@ class _Recorded(click.Command):
     multiple=True,
     metavar="FILE.onnx",
     help="The attacker's own network, any classifier, for black-box. May be given again.",
+)
+@click.option(
+    "--pool",
+    type=_FILE,
+    multiple=True,
+    metavar="FILE.onnx",
+    help="Another member of a pool: one of them, drawn at random, answers each call. May be given again.",
 )
 @click.option(
     "--epsilon",
@@ -127,6 +128,8 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
     Example: cmt attack resnet.onnx --logits output --mean .485,.456,.406 --std .229,.224,.225 --data photos/
 
     Example: cmt attack guard.onnx --data mnist/ --sanity --fail-if "fooled>0.05@nearly-white-box"
+
+    Example: cmt attack a.onnx --pool b.onnx --pool c.onnx --data mnist/ -a pgd -n 200 -o pool.json
     """
     gates = tuple(parse_gate(text) for text in options["conditions"])
     tuning = {name: options[name] for name in ("epsilon", "confidence")}
@@ -136,7 +139,7 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
     config = EvaluationConfig(
         attacks=grid(options["attacks"], tuning),
         adoption=_adoption(options),
-        command=_command_line(ctx),
+        command=parse.command_line(ctx),
         **{
             name: options[name]
             for name in ("threats", "twin", "unlocked", "substitutes", "n", "seed", "eight_bit", "sanity")
@@ -145,7 +148,11 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
         threads=options["threads"],
     )
     output: Path = options["output"]
-    check_output(output, options["model"], *(path for paths in config.files.values() for path in paths))
+    others = (path for paths in config.files.values() for path in paths)
+    check_output(output, options["model"], *others, *options["pool"])
+    if options["pool"]:
+        _attack_pool(config, gates, options)
+        return
     earlier = Results.load(output) if options["resume"] and output.exists() else None
     dataset = load_dataset(options["data"], size=options["size"])
     with stages() as stage, _keeping(output) as keep:
@@ -161,6 +168,29 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
     results.save(output)
     _show(results, output, as_json=options["as_json"])
     check_gates(gates, results)
+
+
+def _attack_pool(config: EvaluationConfig, gates: tuple[Gate, ...], options: dict[str, Any]) -> None:
+    """Attack several guards of which one answers; a gate holds when it holds for any member."""
+    if options["save_images"] is not None:
+        raise UsageError("--save-images: expected a single guard, got a pool; attack a member alone")
+    output: Path = options["output"]
+    earlier = load_results(output) if options["resume"] and output.exists() else None
+    if isinstance(earlier, Results):
+        raise UsageError(f"--resume: expected results of a pool at {output}, got those of one guard; choose another -o")
+    dataset = load_dataset(options["data"], size=options["size"])
+    with stages() as stage, _keeping(output) as keep:
+        results = evaluate_pool(
+            config, [options["model"], *options["pool"]], dataset, earlier=earlier, progress=stage, on_cell=keep
+        )
+    results.save(output)
+    if options["as_json"]:
+        print_json([_for_machines(one) for one in results.members])
+    else:
+        print_pool(results)
+        click.echo(next_command("compare", output, "-o", output.with_suffix("")))
+    for one in results.members:
+        check_gates(gates, one)
 
 
 def _show(results: Results, output: Path, *, as_json: bool) -> None:
@@ -207,14 +237,14 @@ def report(results: tuple[Path, ...], output: Path, card: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _keeping(output: Path) -> Iterator[Callable[[Results], None]]:
+def _keeping(output: Path) -> Iterator[Callable[[Results | PoolResults], None]]:
     """Write unfinished results as they grow, and say so when the work is interrupted."""
     kept = 0
 
-    def keep(results: Results) -> None:
+    def keep(results: Results | PoolResults) -> None:
         nonlocal kept
         results.save(output)
-        kept = len(results.cells)
+        kept += 1
 
     try:
         yield keep
@@ -234,10 +264,6 @@ def _adoption(options: dict[str, Any]) -> Adoption | None:
     }
     given = {name: value for name, value in given.items() if value}
     return Adoption(**given) if given else None
-
-
-def _command_line(ctx: click.Context) -> str:
-    return shlex.join([*ctx.command_path.split(), *ctx.meta[__name__]])
 
 
 def _for_machines(results: Results) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from calibration.attacks import Attack, Deployed
@@ -37,7 +38,8 @@ Progress = Callable[[str], Callable[[int, int], None]]
 Keep = Callable[[Cell, Judged, Target], None]
 """Given one finished attack with its images, to store them."""
 
-_CHECKED_IMAGES = 16
+CHECKED_IMAGES = 16
+"""Images that gradients of a file are checked on."""
 
 
 def _silent(what: str) -> Callable[[int, int], None]:
@@ -87,13 +89,15 @@ def evaluate(
     plans = make_plans(config, opened, dataset)
     with Guard(opened.artifact.model, **config.running) as running:
         target = Target.open(running, opened, dataset, config, progress("benign images"))
-        results = _untouched(config, opened, target, dataset)
+        results = untouched(config, opened, target, dataset)
         finished = {key: cell for key, cell in _finished(earlier, results, plans).items() if reuses(cell)}
-        for plan, victim, attacks in _victims(plans, target, config):
+        for plan, victim, attacks in start_victims(
+            plans, partial(Deployed, target.guard, gallery=target.gallery), config
+        ):
             if isinstance(victim, GradientGraph):
-                results = _with_graph_checks(results, plan.source, victim, target.pixels[:_CHECKED_IMAGES])
+                results = with_graph_checks(results, plan.source, victim, target.pixels[:CHECKED_IMAGES])
             for attack in attacks:
-                cell = finished.get(_key(plan, attack))
+                cell = finished.get(attack_key(plan, attack))
                 if cell is None:
                     cell, judged = measure_cell(plan, victim, attack, target, report=progress(title(plan, attack)))
                     on_images(cell, judged, target)
@@ -106,7 +110,7 @@ def evaluate(
     return replace(results, complete=True)
 
 
-def _untouched(config: EvaluationConfig, opened: Opened, target: Target, dataset: Dataset) -> Results:
+def untouched(config: EvaluationConfig, opened: Opened, target: Target, dataset: Dataset) -> Results:
     """Return what is known before the first attack."""
     counts = count(target.columns.outcomes(target.truth))
     return Results(
@@ -129,22 +133,30 @@ def _untouched(config: EvaluationConfig, opened: Opened, target: Target, dataset
 def _finished(earlier: Results | None, now: Results, plans: tuple[Plan, ...]) -> dict[str, Cell]:
     if earlier is None:
         return {}
-    check_resumable(earlier, now, {_key(plan, attack) for plan in plans for attack in plan.attacks})
+    check_resumable(earlier, now, {attack_key(plan, attack) for plan in plans for attack in plan.attacks})
     return {key_of(cell): cell for cell in earlier.cells}
 
 
-def _key(plan: Plan, attack: Attack[Any]) -> str:
+def attack_key(plan: Plan, attack: Attack[Any]) -> str:
+    """Return what makes a planned attack the same as a finished one."""
     source = source_of(plan, attack)
     return cell_key(plan.threat.name, plan.threat.reading, attack.name, recorded_parameters(attack), source)
 
 
-def _victims(
-    plans: tuple[Plan, ...], target: Target, config: EvaluationConfig
+def start_victims(
+    plans: tuple[Plan, ...], deployed: Callable[[], Deployed], config: EvaluationConfig
 ) -> Iterator[tuple[Plan, GradientGraph | Deployed, tuple[Attack[Any], ...]]]:
-    """Start what is attacked: the guard as it is deployed, or one gradient graph for each choice of logits."""
+    """Start what is attacked: what is deployed, anew for each attack, or one gradient graph for each choice of logits.
+
+    Args:
+        plans: Who attacks which file with what.
+        deployed: Returns what attacks that see decisions only may ask.
+        config: How files are started.
+    """
     for plan in plans:
         if plan.threat.asks:
-            yield plan, Deployed(target.guard, gallery=target.gallery), plan.attacks
+            for attack in plan.attacks:
+                yield plan, deployed(), (attack,)
             continue
         by_logits: dict[tuple[str, ...], list[Attack[Any]]] = {}
         for attack in plan.attacks:
@@ -153,7 +165,8 @@ def _victims(
             yield plan, GradientGraph(plan.source.artifact.model, of=of, **config.running), tuple(attacks)
 
 
-def _with_graph_checks(results: Results, source: Opened, graph: GradientGraph, pixels: FloatArray) -> Results:
+def with_graph_checks(results: Results, source: Opened, graph: GradientGraph, pixels: FloatArray) -> Results:
+    """Return results with what was found about one differentiated file, tried on images ``(n, C, H, W)``."""
     found = graph.self_check(pixels)
     check = SelfCheck(
         file=source.file, of=graph.of, relative_error=found.relative_error, images=found.images, seed=found.seed

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from calibration.image_columns import VerdictColumns
 from calibration.result_records import Cell
 from calibration.results import Results
 from calibration.resuming import key_of
@@ -22,6 +24,22 @@ _SAME: tuple[tuple[str, Callable[[Results], object]], ...] = (
     ("data set", lambda results: results.data.digest),
     ("rounding to 8 bits", lambda results: results.data.eight_bit),
 )
+
+
+class Shared(NamedTuple):
+    """What several results of one guard say about the images that they share.
+
+    Attributes:
+        images: Where these lie in the test split, ascending, ``(n,)``.
+        truth: Their true labels, ``(n,)``.
+        benign: The verdicts on them before any attack.
+        cells: Every attack whose verdicts are known image by image, each on these images.
+    """
+
+    images: IntArray
+    truth: IntArray
+    benign: VerdictColumns
+    cells: tuple[Cell, ...]
 
 
 def join(parts: Sequence[Results]) -> Results:
@@ -72,22 +90,35 @@ def _without_images(cell: Cell) -> Cell:
     return replace(cell, verdicts=None, changes=None)
 
 
-def _worst_cases(parts: Sequence[Results]) -> tuple[WorstCase, ...]:
-    """Count all attacks of the parts that know their single images, on the images that they share."""
-    known = [part for part in parts if part.benign.verdicts is not None]
-    common = reduce(np.intersect1d, [np.array(part.data.sample) for part in known]) if known else np.array([])
-    if not len(common):
-        return ()
+def shared_images(parts: Sequence[Results]) -> Shared | None:
+    """Return what results of one guard on one data set say about the images that all of them have.
+
+    Of attacks that several parts have, the first is taken. Parts that know no single images (schema 1) are left out;
+    None where no image is left.
+
+    Args:
+        parts: Any number.
+    """
+    known = [(part, part.benign.verdicts, part.data.truth) for part in parts]
+    samples = [np.array(part.data.sample) for part, benign, truth in known if benign is not None and truth is not None]
+    common = reduce(np.intersect1d, samples) if samples else np.array([])
     cells: dict[str, Cell] = {}
-    for part in known:
+    found = None
+    for part, benign, truth in known:
+        if benign is None or truth is None or not len(common):
+            continue
         rows = _rows(part, common)
         for cell in part.cells:
-            cells.setdefault(key_of(cell), _on(cell, rows))
-    first = known[0]
-    rows = _rows(first, common)
-    if first.benign.verdicts is None or first.data.truth is None:
-        return ()
-    return worst_cases(first.benign.verdicts.take(rows), first.data.truth[rows], list(cells.values()))
+            if cell.verdicts is not None:
+                cells.setdefault(key_of(cell), _on(cell, rows))
+        found = found or (truth[rows], benign.take(rows))
+    return None if found is None else Shared(common, *found, tuple(cells.values()))
+
+
+def _worst_cases(parts: Sequence[Results]) -> tuple[WorstCase, ...]:
+    """Count all attacks of the parts that know their single images, on the images that they share."""
+    shared = shared_images(parts)
+    return () if shared is None else worst_cases(shared.benign, shared.truth, shared.cells)
 
 
 def _rows(part: Results, images: IntArray) -> IntArray:

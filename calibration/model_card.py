@@ -18,15 +18,15 @@ from calibration.results import Results
 from runtime.atomic import atomic_output
 
 
-class _Verbatim(str):
+class Verbatim(str):
     """Text for an indented code block, where Markdown interprets nothing."""
 
 
 def _finalize(value: object) -> str:
-    return value if isinstance(value, _Verbatim) else escape(str(value))
+    return value if isinstance(value, Verbatim) else escape(str(value))
 
 
-_CARDS = Environment(
+CARDS = Environment(
     loader=PackageLoader("calibration"),
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -54,8 +54,8 @@ def render_card(results: Results, *, parts: Sequence[Results] = ()) -> str:
         results: What `calibration.evaluation` found, or `joining.join` of several.
         parts: What they were joined of, for the commands to repeat; none for results of one command.
     """
-    commands = [_Verbatim(_one_line(part.command)) for part in parts or (results,)]
-    return _CARDS.get_template("model_card.md.j2").render(
+    commands = [Verbatim(one_line(part.command)) for part in parts or (results,)]
+    return CARDS.get_template("model_card.md.j2").render(
         results=results,
         model=results.model,
         finding=conclude(results),
@@ -88,7 +88,8 @@ def _share(interval: Interval | None) -> str:
     return f"{phrasing.percent(interval.value)} ({phrasing.bounds(interval)})"
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return text on one line, without control characters."""
     signs = ("Cc", "Cf", "Cs")
     spaced = "".join(" " if sign.isspace() else sign for sign in text)
     return "".join(sign for sign in spaced if unicodedata.category(sign) not in signs)

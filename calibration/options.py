@@ -13,6 +13,20 @@ from runtime.terminal import printable
 _LARGEST_SIDE = 4096
 
 
+class Recorded(click.Command):
+    """A command that remembers its arguments as they were typed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments for `command_line`."""
+        ctx.meta[__name__] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+def command_line(ctx: click.Context) -> str:
+    """Return what was typed to run a `Recorded` command."""
+    return shlex.join([*ctx.command_path.split(), *ctx.meta[__name__]])
+
+
 def size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """Return ``HxW`` as ``(H, W)``; None stays None."""
     if value is None:

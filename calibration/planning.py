@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from calibration.adoption import Adoption
 from calibration.attacks import Attack
 from calibration.datasets import Dataset
-from calibration.threats import DEFAULT_NAMES, Role, Threat, aim, choose_threats
+from calibration.threats import DEFAULT_NAMES, POOL, Role, Threat, aim, aim_at_pool, choose_threats, rehearse
 from calibration.victims import Opened, open_victim
 from runtime.errors import UsageError
+from runtime.spec import GuardSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class EvaluationConfig:
         adoption: How to read the file under attack as somebody else's classifier; None for a guard file.
         twin: The undefended exported network, for the reading ``oracle``.
         unlocked: The defended network trained without the lock, for the reading ``z``.
-        substitutes: Networks of the attacker's own, for ``black-box``: guard files or any other classifiers.
+        substitutes: Networks of the attacker's own, for ``black-box``: guard files or any other classifiers. One with a
+            rule of two heads or of detectors is followed twice, by its logits alone and by its own rule.
         n: Size of the sample of test images, at least 1; all of them where there are fewer.
         seed: What the sample is drawn with.
         eight_bit: Whether attacked images are rounded to 8 bits, within the budget, before `Guard` judges them.
@@ -86,37 +88,53 @@ class Plan(NamedTuple):
     attacks: tuple[Attack[Any], ...]
 
 
-def make_plans(config: EvaluationConfig, opened: Opened, dataset: Dataset) -> tuple[Plan, ...]:
+def make_plans(
+    config: EvaluationConfig, opened: Opened, dataset: Dataset, *, pool: Sequence[GuardSpec] = ()
+) -> tuple[Plan, ...]:
     """Open every file and choose who attacks what with what, strongest first.
 
     Args:
         config: What was asked for.
-        opened: The file under attack.
+        opened: The file under attack, or a pool as one file.
         dataset: The images and classes every file has to fit.
+        pool: Every member, where it is a pool.
 
     Raises:
         UsageError: A file does not fit its role, or an attack or a threat is left without the other.
     """
-    spec = opened.artifact.spec
-    threats = choose_threats(config.threats, config.files, rule=spec.rule, locked=opened.locked)
+    rule = POOL if pool else opened.artifact.spec.rule
+    threats = choose_threats(config.threats, config.files, rule=rule, locked=opened.locked)
     files: Mapping[Role, tuple[Opened, ...]] = {
         "guard": (opened,),
         **{role: tuple(_open_source(path, role, dataset) for path in paths) for role, paths in config.files.items()},
     }
     plans = []
     for threat in threats:
-        aimed = [aim(attack, threat, spec) for attack in config.attacks]
-        attacks = tuple(attack for attack in aimed if attack is not None)
-        if not attacks:
+        found = [_plan(config, threat, source, opened.artifact.spec, pool) for source in files[threat.role]]
+        serving = [plan for plan in found if plan.attacks]
+        if not serving and not threat.rehearsed:
             kind = "asks for decisions" if threat.asks else "follows gradients" + " and the rule" * threat.adaptive
             raise UsageError(f"--threat {threat.name}: expected an attack that {kind}, got none; name one with -a")
-        plans += [Plan(threat, source, attacks) for source in files[threat.role]]
+        plans += serving
     used = {attack.name for plan in plans for attack in plan.attacks}
     idle = [attack.name for attack in config.attacks if attack.name not in used]
     if idle:
         hint = "decision-only" if next(a for a in config.attacks if a.name == idle[0]).asks else "grey-box"
         raise UsageError(f"-a {idle[0]}: expected a threat that it serves, such as {hint}, got none; see --threat")
     return tuple(plans)
+
+
+def _plan(
+    config: EvaluationConfig, threat: Threat, source: Opened, guard: GuardSpec, pool: Sequence[GuardSpec]
+) -> Plan:
+    def aimed(attack: Attack[Any]) -> Attack[Any] | None:
+        if threat.rehearsed:
+            return rehearse(attack, source.artifact.spec)
+        if pool and threat.role == "guard":
+            return aim_at_pool(attack, threat, pool)
+        return aim(attack, threat, guard)
+
+    return Plan(threat, source, tuple(one for one in map(aimed, config.attacks) if one is not None))
 
 
 def _open_source(path: Path, role: Role, dataset: Dataset) -> Opened:

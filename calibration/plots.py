@@ -25,9 +25,9 @@ class _Look(NamedTuple):
     marked: bool
 
 
-_INK = "#000000"
+INK = "#000000"
 _PAGE_COLOURS = {
-    _INK: "currentColor",
+    INK: "currentColor",
     "#b3241c": "var(--fooled)",
     "#e3a008": "var(--rejected)",
     "#2b5c8f": "var(--heat)",
@@ -56,17 +56,15 @@ def draw_curves(curves: Sequence[Curve], *, kind: Kind, key: str) -> str:
         One ``<svg>`` element, the same text for the same curves.
     """
     look = _LOOKS[kind]
-    with mpl.rc_context(_settings(key)):
+    with mpl.rc_context(settings(key)):
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
         for index, curve in enumerate(curves):
             _draw(axes, curve, look, _MARKS[index % len(_MARKS)], percent=kind == "roc")
         axes.set(xlabel=look.across, ylabel=look.up, ylim=(-2, 102), yticks=range(0, 101, 25))
         axes.set_xlim(left=0)
-        axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
-        figure.legend(
-            loc="outside lower center", ncols=_columns(curves), frameon=False, labelcolor=_INK, handlelength=3
-        )
+        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+        figure.legend(loc="outside lower center", ncols=_columns(curves), frameon=False, labelcolor=INK, handlelength=3)
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
         return inline_svg(figure, colours=_PAGE_COLOURS)
@@ -86,26 +84,27 @@ def _draw(axes: Axes, curve: Curve, look: _Look, mark: tuple[str, str], *, perce
     axes.fill_between(
         places, low, high, color=look.colour, alpha=0.14, linewidth=0, step=None if look.marked else "post"
     )
-    name = _printable(curve.name)
+    name = printable(curve.name)
     if look.marked:
         axes.plot(places, values, label=name, marker=marker, **style)
     else:
         axes.plot(places, values, label=name, drawstyle="steps-post", **style)
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """Return a name that XML can hold and that does not hide from the legend, as a leading underscore does."""
     spaced = (" " if unicodedata.category(letter) == "Zs" else letter for letter in name)
     return "".join(letter if letter.isprintable() else "?" for letter in spaced).lstrip("_") or "?"
 
 
-def _settings(key: str) -> Any:
+def settings(key: str) -> Any:
+    """Return what matplotlib is told for every figure; identifiers are derived from `key`."""
     return {
         "svg.hashsalt": key,
         "svg.fonttype": "none",
         "text.parse_math": False,
         "font.size": 8.5,
-        "axes.edgecolor": _INK,
+        "axes.edgecolor": INK,
         "axes.linewidth": 0.6,
         "axes.spines.top": False,
         "axes.spines.right": False,

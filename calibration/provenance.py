@@ -62,11 +62,13 @@ def environment(*, device: str, threads: int | None) -> Environment:
 
 def parameters(config: Any) -> dict[str, Any]:
     """Return every field of an attack's configuration as plain JSON values; a nested one gets its type as ``name``."""
-    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {
-        name: {"name": type(value).__name__, **parameters(value)} if dataclasses.is_dataclass(value) else value
-        for name, value in found.items()
-    }
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {"name": type(value).__name__, **parameters(value)}
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 def _version(*packages: str) -> str:

@@ -40,9 +40,9 @@ from calibration.threats import THREATS
 from runtime.atomic import atomic_output
 from runtime.errors import UsageError
 
-_LOADER = PackageLoader("calibration")
-_PAGES = Environment(
-    loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
+LOADER = PackageLoader("calibration")
+PAGES = Environment(
+    loader=LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
 )
 _TITLES: dict[Kind, str] = {
     "fooled": "Accepted and wrong",
@@ -80,8 +80,8 @@ def render_report(results: Results, *, parts: Sequence[Results] = ()) -> str:
     Raises:
         UsageError: A picture in the results is no PNG, or a label names no class.
     """
-    css = _LOADER.get_source(_PAGES, "report.css")[0]
-    return _PAGES.get_template("report.html.j2").render(
+    css = LOADER.get_source(PAGES, "report.css")[0]
+    return PAGES.get_template("report.html.j2").render(
         results=results,
         parts=parts or (results,),
         model=results.model,
@@ -95,7 +95,7 @@ def render_report(results: Results, *, parts: Sequence[Results] = ()) -> str:
         confusion=confusion_table(results.model),
         class_name=lambda label: class_name(results.model.classes, label),
         css=Markup(css),
-        css_hash=_csp_hash(css),
+        css_hash=csp_hash(css),
         limits={"falls": FALLS_ABOVE, "gradient": LARGEST_GRADIENT_ERROR, "lost": LOST_MOST},
         say=phrasing,
         quote=shlex.quote,
@@ -165,5 +165,6 @@ def _record_text(record: object) -> str:
     return re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s*\n\s*", " ", found.group()), text)
 
 
-def _csp_hash(text: str) -> str:
+def csp_hash(text: str) -> str:
+    """Return what a Content-Security-Policy calls a style sheet of that text."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

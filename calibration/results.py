@@ -106,6 +106,8 @@ class Results:
         Raises:
             UsageError: A field is missing, unknown or of another type, or the schema is another one.
         """
+        if isinstance(document, dict) and "members" in document:
+            raise UsageError("results: expected those of one guard, got those of a pool; see `cmt compare`")
         schema = document.get("schema") if isinstance(document, dict) else None
         if isinstance(schema, int) and schema not in (1, SCHEMA):
             raise UsageError(f"results: expected schema 1 or {SCHEMA}, got {schema}; use a matching version of cmt")
@@ -118,14 +120,7 @@ class Results:
         Raises:
             UsageError: It is missing, or no results file.
         """
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except OSError as error:
-            raise UsageError(
-                f"{path}: expected a results file, got: {error.strerror}; `cmt attack` writes one"
-            ) from None
-        except (ValueError, RecursionError):
-            raise UsageError(f"{path}: expected JSON written by `cmt attack`, got something else") from None
+        document = read_document(path)
         try:
             return cls.from_json(document)
         except UsageError as error:
@@ -139,6 +134,20 @@ class Results:
         """
         with atomic_output(path) as temporary:
             temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def read_document(path: str | os.PathLike[str]) -> object:
+    """Return the JSON of a results file, whatever it holds.
+
+    Raises:
+        UsageError: The file is missing, or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise UsageError(f"{path}: expected a results file, got: {error.strerror}; `cmt attack` writes one") from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"{path}: expected JSON written by `cmt attack`, got something else") from None
 
 
 def upgraded(document: Any) -> Any:

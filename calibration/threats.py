@@ -17,7 +17,8 @@ from calibration.attacks import Attack
 from calibration.attacks.attack import LossAttack
 from calibration.objectives import CrossEntropy, Objective
 from calibration.objectives_detector import QuietConfidence
-from calibration.objectives_margin import Margin, PairMargin, SummedMargins
+from calibration.objectives_margin import Margin, MarginObjective, PairMargin, SummedMargins
+from calibration.objectives_pool import Expectation, ExpectedMargin
 from calibration.objectives_rule import TargetConfidence, WrongConfidence
 from runtime.errors import UsageError
 from runtime.spec import GuardSpec
@@ -39,9 +40,11 @@ class Threat:
             rule accepts; ``eq-10``: the sum of both heads' losses that the paper attacks with.
         logits: The tensor that plays Z*.
         asks: Whether the attacker sees decisions only.
-        rule: The rule the guard must have for this reading; None where any will do.
+        rule: The rule the guard must have for this reading, ``pool`` for several guards of which one answers; None
+            where any will do.
         locked: Whether the guard must have a gradient lock for this reading.
         adaptive: Whether the reject rule is part of the objective.
+        rehearsed: Whether the attacker takes the rule of a file of his own for that of the guard.
         strength: Order of the threats, higher is stronger; adaptive ones stand before all others whatever it is.
     """
 
@@ -55,8 +58,12 @@ class Threat:
     rule: str | None = None
     locked: bool = False
     adaptive: bool = False
+    rehearsed: bool = False
     strength: int
 
+
+POOL = "pool"
+"""What stands for the rule where several guards stand behind one face."""
 
 THREATS = (
     Threat(
@@ -90,6 +97,16 @@ THREATS = (
         strength=38,
     ),
     Threat(
+        name="nearly-white-box",
+        reading="pool",
+        knows="Every member of the pool and its rule, not which of them will answer: the mean over all of them.",
+        role="guard",
+        goal="verdict",
+        rule=POOL,
+        adaptive=True,
+        strength=37,
+    ),
+    Threat(
         name="pre-lock",
         reading="pair",
         knows="The same, with gradients from before the gradient lock: finds more where the lock hides gradients.",
@@ -99,7 +116,7 @@ THREATS = (
         rule="pair",
         locked=True,
         adaptive=True,
-        strength=37,
+        strength=36,
     ),
     Threat(
         name="eq-10",
@@ -109,7 +126,7 @@ THREATS = (
         goal="eq-10",
         rule="pair",
         adaptive=True,
-        strength=36,
+        strength=35,
     ),
     Threat(
         name="decision-only",
@@ -119,7 +136,7 @@ THREATS = (
         goal="verdict",
         asks=True,
         adaptive=True,
-        strength=35,
+        strength=34,
     ),
     Threat(
         name="grey-box",
@@ -141,6 +158,14 @@ THREATS = (
         knows="The undefended network; nothing of the defence.",
         role="twin",
         strength=20,
+    ),
+    Threat(
+        name="black-box",
+        reading="rehearsed",
+        knows="A defended file of the attacker's own, whose rule stands in for that of the guard.",
+        role="substitute",
+        rehearsed=True,
+        strength=11,
     ),
     Threat(
         name="black-box",
@@ -173,6 +198,45 @@ def aim(attack: Attack[Any], threat: Threat, guard: GuardSpec) -> Attack[Any] | 
     if isinstance(attack, LossAttack):
         return replace(attack, objective=_objective(threat, guard, attack))
     return None if threat.adaptive else attack
+
+
+def aim_at_pool(attack: Attack[Any], threat: Threat, members: Sequence[GuardSpec]) -> Attack[Any] | None:
+    """Return an attack pointed at all members of a pool at once, or None where it has no use for them.
+
+    Each member brings the objective that `aim` would give it alone; what is ascended is their mean.
+
+    Args:
+        attack: Which attack, with every hyper-parameter.
+        threat: Whose knowledge; its file is the pool.
+        members: Every file that may judge.
+    """
+    if attack.asks or threat.asks:
+        return attack if attack.asks and threat.asks else None
+    aimed = [aim(attack, _alone(spec) if threat.adaptive else threat, spec) for spec in members]
+    objectives = [one.objective for one in aimed if isinstance(one, LossAttack)]
+    if not isinstance(attack, LossAttack) or len(objectives) != len(members):
+        return None
+    margins = [one for one in objectives if isinstance(one, Margin | PairMargin)]
+    if attack.needs_margin:
+        return replace(attack, objective=ExpectedMargin(members=tuple[MarginObjective, ...](margins)))
+    return replace(attack, objective=Expectation(members=tuple(objectives)))
+
+
+def rehearse(attack: Attack[Any], source: GuardSpec) -> Attack[Any] | None:
+    """Return an attack pointed at the rule of the attacker's own file, or None where it has no use for that.
+
+    The rule of a single head adds nothing: its confidence rises with the loss that the reading ``substitute`` ascends.
+
+    Args:
+        attack: Which attack, with every hyper-parameter.
+        source: The attacker's own file.
+    """
+    return None if source.rule == "confidence" else aim(attack, _alone(source), source)
+
+
+def _alone(guard: GuardSpec) -> Threat:
+    """Return the attacker who knows one guard and its rule."""
+    return next(threat for threat in THREATS if threat.name == "nearly-white-box" and threat.rule == guard.rule)
 
 
 def _objective(threat: Threat, guard: GuardSpec, attack: LossAttack) -> Objective:

@@ -104,6 +104,13 @@ def budget_of(cell: Cell) -> Budget | None:
     return Budget(epsilon=float(epsilon), norm=cell.parameters.get("norm", "linf"))
 
 
+def kept_within(changes: ChangeColumns, budget: Budget | None) -> BoolArray:
+    """Return which images were changed within a budget, whatever budget the attack was given, ``(n,)`` bool."""
+    if budget is None:
+        return np.ones(len(changes.norm("l2")), dtype=np.bool_)
+    return np.asarray(changes.norm(budget.norm) <= budget.epsilon + _ROUNDING * max(1, budget.epsilon))
+
+
 def _budgets(cells: Sequence[Cell]) -> list[Budget | None]:
     found = [budget_of(cell) for cell in cells]
     bounded = {budget for budget in found if budget is not None}
@@ -116,7 +123,7 @@ def _row(
 ) -> WorstCase:
     threshold = threshold_at(benign.scores(truth), acceptance=BENIGN_ACCEPTANCE)
     columns = _columns(cells)
-    within = [_within(changes, budget) for _, changes in columns]
+    within = [kept_within(changes, budget) for _, changes in columns]
 
     def ever(mask: Mask) -> Interval:
         hit = mask(benign).copy()
@@ -145,9 +152,3 @@ def _row(
 
 def _columns(cells: Sequence[Cell]) -> list[tuple[VerdictColumns, ChangeColumns]]:
     return [(cell.verdicts, cell.changes) for cell in cells if cell.verdicts is not None and cell.changes is not None]
-
-
-def _within(changes: ChangeColumns, budget: Budget | None) -> BoolArray:
-    if budget is None:
-        return np.ones(len(changes.norm("l2")), dtype=np.bool_)
-    return np.asarray(changes.norm(budget.norm) <= budget.epsilon + _ROUNDING * max(1, budget.epsilon))

@@ -22,6 +22,7 @@ COMMANDS = {
     "quantize": ("calibration.quantize_command:quantize", "Write a file in INT8 that decides the same."),
     "attack": ("calibration.cli:attack", "Attack an exported file and count what it lets through."),
     "report": ("calibration.cli:report", "Turn results into one self-contained HTML page."),
+    "compare": ("calibration.compare_command:compare", "Set every defence beside every other."),
     "score": ("runtime.cli:score", "Classify or reject every image of a folder."),
     "info": ("runtime.cli:info", "Show what a file says about itself."),
     "doctor": ("runtime.cli:doctor", "Say what works on this machine, and what is missing."),

@@ -152,6 +152,6 @@ def _show(done: list[Done], output: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({"output": str(output), "finding": summary.partition("\n")[0], "units": [vars(one) for one in done]})
         return
-    click.echo(printable(summary.partition("\n")[0].replace("**", "")))
+    click.echo(summary.partition("\n")[0].replace("**", ""))
     reused = sum(one.reused for one in done)
     click.echo(f"{len(done)} units: {len(done) - reused} done now, {reused} taken over; see {output / 'summary.md'}")

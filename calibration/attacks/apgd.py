@@ -35,6 +35,9 @@ _MOMENTUM = np.float32(0.75)
 _RISES = 0.75
 """Rho, the share of steps between two checkpoints that must raise the loss."""
 
+_EARLY = (0, 1, 2, 4, 8, 16)
+"""Steps before the first checkpoint after which success is looked for too: most images that fall, fall early."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Apgd(LossAttack):
@@ -47,7 +50,7 @@ class Apgd(LossAttack):
         restarts: Number of starts, at least 1: the image itself, then uniformly random points of the ball, the same
             whatever the batch size.
         all_targets: Whether a targeted objective tries every wrong label from each start, the one with the greatest
-            loss at the image first, which takes a gradient for each label.
+            loss first: that at the image, which takes a gradient for each label, then that of the starts before.
         seed: Seed of the random starts, at least 0.
 
     Raises:
@@ -104,47 +107,64 @@ class Apgd(LossAttack):
 
     def _craft(self, victim: GradientGraph, batch: Batch, succeeded: Succeeded | None) -> Crafted:
         top = _Top(batch, succeeded)
-        goals = self._goals(victim, batch, top) if self.all_targets else [batch.classes]
+        losses = self._first_losses(victim, batch, top) if self.all_targets else None
         for number in range(self.restarts):
+            goals = [batch.classes] if losses is None else _goals(losses)
             for goal in goals:
-                if len(top.going):
-                    self._climb(victim, batch, top, goal, number)
+                if not len(top.going):
+                    break
+                reached = self._climb(victim, batch, top, goal, number)
+                if losses is not None:
+                    here = np.arange(len(losses)), goal["targets"]
+                    losses[here] = np.maximum(losses[here], reached)
         return Crafted(x=top.x, gradients=top.gradients, flat=top.flat)
 
-    def _goals(self, graph: GradientGraph, batch: Batch, top: _Top) -> list[dict[str, IntArray]]:
-        """Return the wrong labels as targets, for each image the most promising one first."""
+    def _first_losses(self, graph: GradientGraph, batch: Batch, top: _Top) -> FloatArray:
+        """Return the loss of each target at the image, ``(n, K)``, minus infinity for the true label."""
         labels = batch.classes["labels"]
         count = graph.classes[self.reads[0]]
-        losses = np.empty((len(labels), count), dtype=np.float32)
+        losses = np.full((len(labels), count), -np.inf, dtype=np.float32)
         for target in range(count):
             rows = np.flatnonzero(labels != target)
-            losses[:, target] = -np.inf
             if len(rows):
                 goal = {"targets": np.full(len(rows), target)}
                 aim = Batch(rows=batch.rows[rows], pixels=batch.pixels[rows], classes=goal)
                 losses[rows, target] = self.ascend(graph, aim.pixels, aim).loss
         top.gradients += count - 1
-        order = np.argsort(-losses, axis=1, kind="stable")
-        return [{"targets": order[:, place]} for place in range(count - 1)]
+        return losses
 
-    def _climb(self, graph: GradientGraph, batch: Batch, top: _Top, goal: dict[str, IntArray], number: int) -> None:
-        """Climb from one start of each image that still goes, towards one goal, and keep the best points in `top`."""
+    def _climb(
+        self, graph: GradientGraph, batch: Batch, top: _Top, goal: dict[str, IntArray], number: int
+    ) -> FloatArray:
+        """Climb from one start of each image that still goes, towards one goal, and keep the best points in `top`.
+
+        Returns:
+            The greatest loss on the way, ``(n,)``, minus infinity for images that did not climb.
+        """
         start = random_points(batch, self.budget, seed=(self.seed, number)) if number else batch.pixels
         climb = _Climb(self.budget, batch.pixels, start, top.going)
         aim = Batch(rows=batch.rows, pixels=batch.pixels, classes=goal)
         marks = (0, *self.checkpoints)
+        looks = {*_EARLY, *marks, self.steps}
         for step in range(self.steps + 1):
             here = self.ascend(graph, climb.x[climb.rows], aim.take(climb.rows))
             top.count(climb.rows, is_flat(here.gradient))
             climb.arrive(here.loss, here.gradient)
-            if step in marks[1:] or step == self.steps:
-                top.keep(climb.rows, climb.best, climb.best_loss)
+            if step in looks:
+                top.keep(climb)
                 climb.rows = top.going
             if step in marks:
                 climb.reconsider(step - marks[max(marks.index(step) - 1, 0)])
             if step == self.steps or not len(climb.rows):
-                return
+                break
             climb.step()
+        return climb.best_loss
+
+
+def _goals(losses: FloatArray) -> list[dict[str, IntArray]]:
+    """Return the wrong labels as targets, for each image that of the greatest loss, ``(n, K)``, first."""
+    order = np.argsort(-losses, axis=1, kind="stable")
+    return [{"targets": order[:, place]} for place in range(losses.shape[1] - 1)]
 
 
 class _Top:
@@ -165,12 +185,16 @@ class _Top:
         self.gradients[rows] += 1
         self.flat[rows] &= flat
 
-    def keep(self, rows: IntArray, x: FloatArray, loss: FloatArray) -> None:
-        """Keep the points that are better, and ask which of the images at `rows` have succeeded."""
-        better = rows[loss[rows] > self.loss[rows]]
-        self.x[better], self.loss[better] = x[better], loss[better]
-        if self.succeeded is not None:
-            self.going = rows[~self.succeeded(self.x[rows], self.batch.rows[rows])]
+    def keep(self, climb: _Climb) -> None:
+        """Keep the points of a climb that are better, and those that succeed, whose images are done."""
+        rows = climb.rows[climb.fresh[climb.rows]]
+        climb.fresh[rows] = False
+        done = np.zeros(len(rows), dtype=np.bool_)
+        if self.succeeded is not None and len(rows):
+            done = self.succeeded(climb.best[rows], self.batch.rows[rows])
+        kept = rows[done | (climb.best_loss[rows] > self.loss[rows])]
+        self.x[kept], self.loss[kept] = climb.best[kept], climb.best_loss[kept]
+        self.going = np.setdiff1d(self.going, rows[done])
 
 
 class _Climb:
@@ -188,6 +212,7 @@ class _Climb:
         self.rises = np.zeros(count, dtype=np.int64)
         self.halved = np.zeros(count, dtype=np.bool_)
         self.resting = np.ones(count, dtype=np.bool_)
+        self.fresh = np.zeros(count, dtype=np.bool_)
 
     def arrive(self, loss: FloatArray, gradient: FloatArray) -> None:
         """Note the loss ``(m,)`` and its gradient ``(m, C, H, W)`` where the images at `rows` are."""
@@ -197,6 +222,7 @@ class _Climb:
         better = loss > self.best_loss[rows]
         top = rows[better]
         self.best[top], self.best_loss[top], self.best_gradient[top] = self.x[top], loss[better], gradient[better]
+        self.fresh[top] = True
 
     def reconsider(self, steps: int) -> None:
         """Halve the steps of images that did badly in the last `steps`, and return them to their best points."""

@@ -33,6 +33,7 @@ from calibration.attacks.attack import (
 from calibration.attacks.shortest_change import Search
 from calibration.gradients import GradientGraph
 from calibration.objectives_margin import Margin, MarginObjective, PairMargin, SummedMargins
+from calibration.objectives_pool import ExpectedMargin
 from runtime.errors import UsageError
 
 
@@ -75,7 +76,7 @@ class CarliniWagner(LossAttack):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not isinstance(self.objective, Margin | PairMargin | SummedMargins):
+        if not isinstance(self.objective, Margin | PairMargin | SummedMargins | ExpectedMargin):
             raise UsageError(
                 f"expected objective as Margin, PairMargin or SummedMargins, got {self.objective}; κ is measured on it"
             )

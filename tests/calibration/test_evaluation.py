@@ -10,6 +10,7 @@ from calibration.evaluation import evaluate
 from calibration.gradients import GradientGraph
 from calibration.judge import round_to_images
 from calibration.metrics import count
+from calibration.objectives_rule import WrongConfidence
 from calibration.pixels import to_pixels
 from calibration.planning import EvaluationConfig
 from calibration.results import Results
@@ -161,6 +162,26 @@ def test_every_threat_is_crafted_on_its_own_file_strongest_first(files):
         assert cell.source.tensor == cell.parameters["objective"]["of"] == "logits"
     assert [check.file for check in found.self_check] == [name[2] for name in names]
     assert all(check.relative_error < 0.1 for check in found.self_check)
+
+
+def test_a_defended_substitute_is_followed_with_and_without_its_rule(files):
+    attack = Pgd(epsilon=0.2, steps=5, restarts=1)
+    found = run(files, threats=("black-box",), attacks=(attack,), substitutes=(files["doubtful"], files["substitute"]))
+    kinds = {(cell.reading, cell.source.file, cell.source.tensor, cell.adaptive) for cell in found.cells}
+    assert kinds == {
+        ("rehearsed", str(files["doubtful"]), "logits+robust_logits", False),
+        ("substitute", str(files["doubtful"]), "logits", False),
+        ("substitute", str(files["substitute"]), "logits", False),
+    }
+    rehearsed = next(cell for cell in found.cells if cell.reading == "rehearsed")
+    assert rehearsed.parameters["objective"] == {"name": "WrongConfidence", "classmap": CLASSMAP, "logits": "logits"}
+    test = dataset().test
+    rows = test.sample(N)
+    graph = GradientGraph(files["doubtful"].read_bytes(), of=("logits", "robust_logits"), **OPTIONS)
+    by_hand = replace(attack, objective=WrongConfidence(classmap=CLASSMAP))
+    x_adv = by_hand(graph, to_pixels(test.images[rows]), test.labels[rows]).x_adv
+    change = np.abs(x_adv - to_pixels(test.images[rows])).reshape(N, -1).max(axis=1)
+    np.testing.assert_allclose(rehearsed.changes.norm("linf"), change, atol=1e-6)
 
 
 @pytest.mark.parametrize("eight_bit", [False, True], ids=["float", "8-bit"])

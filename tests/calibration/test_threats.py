@@ -12,7 +12,7 @@ from calibration.objectives import CROSS_ENTROPY
 from calibration.objectives_detector import QuietConfidence
 from calibration.objectives_margin import Margin, PairMargin, SummedMargins
 from calibration.objectives_rule import WrongConfidence
-from calibration.threats import DEFAULT_NAMES, NAMES, THREATS, aim, choose_threats
+from calibration.threats import DEFAULT_NAMES, NAMES, THREATS, aim, choose_threats, rehearse
 from runtime.errors import UsageError
 
 CLASSMAP = (1, 2, 0)
@@ -28,8 +28,8 @@ def readings(names, *roles, rule="pair", locked=True):
         (["grey-box"], [], ["z-star"]),
         (["grey-box"], ["twin"], ["z-star", "oracle"]),
         (["grey-box"], ["twin", "unlocked"], ["z-star", "z", "oracle"]),
-        (["black-box"], ["substitute"], ["substitute"]),
-        (["black-box", "grey-box"], ["substitute", "twin"], ["z-star", "oracle", "substitute"]),
+        (["black-box"], ["substitute"], ["rehearsed", "substitute"]),
+        (["black-box", "grey-box"], ["substitute", "twin"], ["z-star", "oracle", "rehearsed", "substitute"]),
         (["grey-box", "nearly-white-box"], [], ["pair", "z-star"]),
     ],
     ids=["alone", "twin", "all readings", "black-box", "both, strongest first", "knows the rule"],
@@ -116,6 +116,25 @@ def test_a_detector_has_to_stay_quiet_and_has_no_margin():
     targets = Apgd(epsilon=0.1, all_targets=True)
     assert aim(targets, threat, GUARD) == replace(targets, objective=QuietConfidence(targeted=True))
     assert aim(CW, threat, GUARD) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "attack", "objective"),
+    [
+        ("pair", FGS, WrongConfidence(classmap=CLASSMAP)),
+        ("pair", CW, PairMargin(classmap=CLASSMAP, threshold=0.25)),
+        ("detector", FGS, QuietConfidence()),
+        ("detector", CW, None),
+        ("confidence", FGS, None),
+        ("pair", FOOL, None),
+        ("pair", SQUARE, None),
+    ],
+    ids=["pair", "pair cw", "detector", "detector cw", "single head", "deepfool", "square"],
+)
+def test_an_attacker_rehearses_on_the_rule_of_his_own_file(rule, attack, objective):
+    source = SimpleNamespace(rule=rule, classmap=CLASSMAP if rule == "pair" else None, threshold=0.25)
+    found = rehearse(attack, source)
+    assert found == (None if objective is None else replace(attack, objective=objective))
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=lambda threat: f"{threat.name} {threat.reading}")

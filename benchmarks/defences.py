@@ -1,0 +1,330 @@
+"""Every defence trained, calibrated and attacked alike, one command after the other, and one table that grows with it.
+
+    python benchmarks/defences.py --data mnist/ -o results/defences --plan
+    python benchmarks/defences.py --data mnist/ -o results/defences --effort quick --only cmt,hardened
+    python benchmarks/defences.py --data mnist/ -o results/defences --file hardened=hardened.onnx
+
+Each step is a `cmt` command that is printed before it runs. What is finished is skipped, judged by what the file says;
+what was interrupted is resumed. The cheap attacks on all defences come before the dear ones, and after each command the
+table is written anew with what has run. A full sweep takes days on two processors: see --plan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from calibration.pool_results import load_results
+from runtime.artifact import read_artifact
+from runtime.errors import CmtError, UsageError
+
+ACCEPTANCE = 0.99
+MOST_CLOSELY = ("hardened", "cmt", "pgd")
+"""Attacked on 1,000 images from five starts; the others on 200 from one."""
+
+TRAINING = {
+    "none": ("--epochs", "8"),
+    "adversarial": ("--epochs", "8"),
+    "distillation": ("--epochs", "8"),
+    "magnet": ("--epochs", "8"),
+    "pgd": ("--epochs", "12", "--inner-steps", "10", "--inner-step-size", "0.25"),
+    "trades": ("--epochs", "12", "--inner-steps", "10", "--inner-step-size", "0.25"),
+    "ccat": ("--epochs", "12"),
+    "cmt": ("--epochs", "7"),
+    "hardened": ("--epochs", "12"),
+}
+"""How each recipe is trained, beyond its defaults."""
+
+EPOCH_COST = {"none": 1.0, "adversarial": 2.3, "distillation": 1.3, "magnet": 1.2, "pgd": 6.9, "trades": 8.0}
+EPOCH_COST |= {"ccat": 15.7, "cmt": 2.3, "hardened": 4.9}
+"""An epoch in epochs of `none`: measured ones of docs/recipes.md, those of ten inner steps by count."""
+
+SECONDS_OF_NONE = 25.0
+SECONDS_A_GRADIENT = 1.1e-3
+SECONDS_A_QUERY = 0.6e-3
+"""On two processors and the Table 1 trunk with MNIST; for attacks, an image that resists to the end."""
+
+ENSEMBLE = ("hardened", "pgd", "cmt")
+"""Members of the pool: rules of both kinds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What is asked for: the data, the budgets, and how hard to try."""
+
+    data: str
+    folder: Path
+    full: bool
+    cifar: bool
+    files: dict[str, Path] = field(default_factory=dict)
+
+    def guard(self, name: str) -> Path:
+        """Return where the file of a defence is."""
+        return self.files.get(name, self.folder / name / "guard.onnx")
+
+    def images(self, name: str) -> int:
+        """Return how many test images a defence is attacked on."""
+        return 50 if not self.full else 1000 if name in MOST_CLOSELY else 200
+
+    def starts(self, name: str) -> int:
+        """Return how many starts the strongest attack has."""
+        return 5 if self.full and name in MOST_CLOSELY else 1
+
+    @property
+    def steps(self) -> int:
+        """Steps from each start."""
+        return 100 if self.full else 30
+
+    @property
+    def queries(self) -> int:
+        """Questions an attacker who only asks may put."""
+        return 5000 if self.full else 500
+
+    @property
+    def epsilons(self) -> tuple[str, ...]:
+        """L-infinity budgets, the one of the headline first."""
+        return ("8/255",) if self.cifar else ("0.3", "0.1", "0.2", "0.4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One command: what it is for, what it leaves, and about how long it takes where nothing is fooled early."""
+
+    name: str
+    arguments: tuple[str, ...]
+    leaves: Path
+    needs: tuple[Path, ...] = ()
+    seconds: float = 0.0
+    kind: str = "attack"
+
+    def finished(self, sweep: Sweep) -> bool:
+        """Judge by what the file says, not by its being there."""
+        try:
+            if self.kind == "attack":
+                return self._attacked(sweep)
+            spec = read_artifact(self.leaves).spec
+        except (CmtError, OSError):
+            return False
+        return self.kind != "calibrate" or (spec.calibration is not None and spec.calibration.acceptance == ACCEPTANCE)
+
+    def _attacked(self, sweep: Sweep) -> bool:
+        results = load_results(self.leaves)
+        parts = getattr(results, "members", (results,))
+        files = [read_artifact(path).sha256 for path in self.needs[: len(parts)]]
+        wanted = sweep.images(self.name)
+        return all(
+            part.complete and part.model.sha256 == sha256 and len(part.data.sample) == min(wanted, part.data.images)
+            for part, sha256 in zip(parts, files, strict=True)
+        )
+
+
+def preparation(sweep: Sweep, names: Sequence[str]) -> Iterator[Step]:
+    """Yield training, export and calibration of every defence, and of the substitute that attackers own."""
+    network = "s-cifar10" if sweep.cifar else "s-mnist"
+    options = {name: ("--recipe", name, *TRAINING[name]) for name in names}
+    options = {"substitute": ("--network", network, "--epochs", "8"), **options}
+    for name, chosen in options.items():
+        if name in sweep.files:
+            continue
+        checkpoint, guard = sweep.folder / name / "model.pt", sweep.guard(name)
+        seconds = EPOCH_COST.get(name, 1.0) * float(chosen[chosen.index("--epochs") + 1]) * SECONDS_OF_NONE
+        train = ("train", sweep.data, "-o", str(checkpoint), *chosen, "--resume")
+        yield Step(name=name, arguments=train, leaves=guard, seconds=seconds, kind="train")
+        export = ("export", "--ckpt", str(checkpoint), "-o", str(guard))
+        yield Step(name=name, arguments=export, leaves=guard, needs=(checkpoint,), kind="export")
+        if name != "substitute":
+            calibrate = ("calibrate", str(guard), "--data", sweep.data, "--accept", str(ACCEPTANCE), "-n", "1000")
+            yield Step(name=name, arguments=calibrate, leaves=guard, needs=(guard,), kind="calibrate")
+
+
+def attacks(sweep: Sweep, names: Sequence[str]) -> Iterator[Step]:
+    """Yield every attack on every defence, the cheap ones first."""
+    for build in (_pgd, _cw, _transfer, _grey_box, _far, _targets, _pre_lock, _ensemble, _square, _hopskipjump):
+        for name in names:
+            yield from build(sweep, name, names)
+
+
+def _attack(sweep: Sweep, name: str, label: str, *options: str, seconds: float, guards: Sequence[Path] = ()) -> Step:
+    guards = guards or (sweep.guard(name),)
+    output = sweep.folder / name / f"{label.replace('/', '-')}.json"
+    pool = [word for guard in guards[1:] for word in ("--pool", str(guard))]
+    common = ("--data", sweep.data, "-n", str(sweep.images(name)), "--resume", "-o", str(output))
+    arguments = ("attack", str(guards[0]), *pool, *options, *common)
+    total = seconds * sweep.images(name) * len(guards)
+    return Step(name=name, arguments=arguments, leaves=output, needs=tuple(guards), seconds=total)
+
+
+def _budgets(sweep: Sweep) -> tuple[str, str]:
+    return "--epsilon", ",".join(sweep.epsilons)
+
+
+def _pgd(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
+    """The confidence of the rule itself, from three starts."""
+    cost = len(sweep.epsilons) * 3 * 40 * SECONDS_A_GRADIENT
+    yield _attack(sweep, name, "pgd", "-a", "pgd", "--threat", "nearly-white-box", *_budgets(sweep), seconds=cost)
+
+
+def _cw(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
+    if name != "magnet":  # detectors have no margin in logits
+        yield _attack(sweep, name, "cw", "-a", "cw", "--threat", "nearly-white-box", seconds=280 * SECONDS_A_GRADIENT)
+
+
+def _transfer(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
+    """From the substitute and from every other defence, whose rule the attacker may rehearse."""
+    others = ["substitute", *(other for other in names if other != name)]
+    words = [word for other in others for word in ("--substitute", str(sweep.guard(other)))]
+    cost = len(others) * 1.5 * len(sweep.epsilons) * 3 * 40 * SECONDS_A_GRADIENT
+    step = _attack(
+        sweep, name, "transfer", "-a", "pgd", "--threat", "black-box", *words, *_budgets(sweep), seconds=cost
+    )
+    yield Step(**{**vars(step), "needs": (*step.needs, *(sweep.guard(other) for other in others))})
+
+
+def _grey_box(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
+    """A wrong label, the rule ignored: what is left where nothing is rejected."""
+    cost = len(sweep.epsilons) * 101 * SECONDS_A_GRADIENT
+    options = ("-a", "apgd", "--threat", "grey-box", "--steps", str(sweep.steps), "--restarts", "1", *_budgets(sweep))
+    yield _attack(sweep, name, "grey-box", *options, seconds=cost)
+
+
+def _far(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
+    """L2, which no recipe trains for."""
+    epsilon = "0.5" if sweep.cifar else "2"
+    options = ("-a", "apgd", "--norm", "l2", "--epsilon", epsilon, *_every_target(sweep, name))
+    yield _attack(sweep, name, "l2", *options, seconds=_targets_cost(sweep, name))
+
+
+def _targets(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
+    for epsilon in sweep.epsilons:
+        options = ("-a", "apgd", "--epsilon", epsilon, *_every_target(sweep, name))
+        yield _attack(sweep, name, f"apgd-{epsilon}", *options, seconds=_targets_cost(sweep, name))
+
+
+def _pre_lock(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
+    if name == "cmt":
+        options = ("-a", "pgd", "--threat", "pre-lock", *_budgets(sweep))
+        yield _attack(sweep, name, "pre-lock", *options, seconds=len(sweep.epsilons) * 120 * SECONDS_A_GRADIENT)
+
+
+def _square(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
+    for epsilon in sweep.epsilons:
+        options = ("-a", "square", "--threat", "decision-only", "--queries", str(sweep.queries), "--epsilon", epsilon)
+        yield _attack(sweep, name, f"square-{epsilon}", *options, seconds=sweep.queries * SECONDS_A_QUERY)
+
+
+def _hopskipjump(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
+    options = ("-a", "hopskipjump", "--threat", "decision-only", "--norm", "linf", "--queries", str(sweep.queries))
+    yield _attack(sweep, name, "hopskipjump", *options, *_budgets(sweep), seconds=sweep.queries * SECONDS_A_QUERY * 4)
+
+
+def _ensemble(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
+    """The paper's future work: one of several files answers; built once, with the first of its members."""
+    members = [one for one in ENSEMBLE if one in names]
+    if len(members) > 1 and name == members[0]:
+        guards = [sweep.guard(one) for one in members]
+        for label, options in {
+            "pgd": ("-a", "pgd", "--threat", "nearly-white-box", *_budgets(sweep)),
+            "apgd": ("-a", "apgd", *_every_target(sweep, "ensemble"), *_budgets(sweep)),
+        }.items():
+            cost = len(sweep.epsilons) * (120 if label == "pgd" else 9 * (sweep.steps + 1)) * SECONDS_A_GRADIENT
+            yield _attack(sweep, "ensemble", label, *options, seconds=cost, guards=guards)
+
+
+def _every_target(sweep: Sweep, name: str) -> tuple[str, ...]:
+    work = ("--steps", str(sweep.steps), "--restarts", str(sweep.starts(name)))
+    return ("--threat", "nearly-white-box", "--all-targets", *work)
+
+
+def _targets_cost(sweep: Sweep, name: str) -> float:
+    return 9 * (sweep.steps + 1) * sweep.starts(name) * SECONDS_A_GRADIENT
+
+
+def compare(sweep: Sweep, names: Sequence[str]) -> None:
+    """Write the table with everything that has run."""
+    found = sorted(path for path in sweep.folder.glob("*/*.json") if path.is_file())
+    run = {path.parent.name for path in found}
+    awaited = [word for name in (*names, "ensemble") if name not in run for word in ("--awaited", name)]
+    if found:
+        execute(("compare", *map(str, found), "-o", str(sweep.folder), *awaited))
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Show a `cmt` command, run it, and return its exit code."""
+    print(f"$ cmt {shlex.join(arguments)}", flush=True)
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    program = "import sys; sys.argv[0] = 'cmt'; from cmt_export.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", program, *arguments], check=False, env=environment).returncode
+
+
+def show_plan(sweep: Sweep, steps: Sequence[Step]) -> None:
+    """Print every command, whether it is finished, and what it may take."""
+    left = 0.0
+    for step in steps:
+        done = step.finished(sweep)
+        left += 0.0 if done else step.seconds
+        print(f"{'done' if done else f'{step.seconds / 3600:.2f} h':>8}  cmt {shlex.join(step.arguments)}")
+    print(f"at most about {left / 3600:.1f} hours on two processors; images that fall early cost next to nothing")
+
+
+def run(sweep: Sweep, names: Sequence[str], steps: Sequence[Step]) -> int:
+    """Run what is not finished; a step whose files are missing waits for the next time."""
+    failed = 0
+    for step in steps:
+        missing = [path for path in step.needs if not path.exists()]
+        if missing or step.finished(sweep):
+            print(f"{'waits for ' + str(missing[0]) if missing else 'done'}: {step.leaves}", flush=True)
+            continue
+        step.leaves.parent.mkdir(parents=True, exist_ok=True)
+        code = execute(step.arguments)
+        if code == 130:
+            return code
+        failed += code != 0
+        if step.kind == "attack":
+            compare(sweep, names)
+    return 5 if failed else 0
+
+
+def main() -> None:
+    """Read what is asked for, then plan or run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="as for `cmt attack`")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the folder for everything")
+    parser.add_argument("--only", default=",".join(TRAINING), help="defences, with commas")
+    parser.add_argument("--effort", choices=["full", "quick"], default="full")
+    parser.add_argument("--cifar", action="store_true", help="the budgets of CIFAR-10 in place of those of MNIST")
+    parser.add_argument("--file", action="append", default=[], metavar="NAME=GUARD.onnx", help="take this file")
+    parser.add_argument("--plan", action="store_true", help="show commands and hours, run nothing")
+    arguments = parser.parse_args()
+    names = arguments.only.split(",")
+    files = dict(pair.partition("=")[::2] for pair in arguments.file)
+    unknown = [name for name in (*names, *files) if name not in (*TRAINING, "substitute")]
+    if unknown:
+        raise UsageError(f"expected defences out of {', '.join(TRAINING)}, got {', '.join(unknown)}")
+    sweep = Sweep(
+        data=arguments.data,
+        folder=arguments.output,
+        full=arguments.effort == "full",
+        cifar=arguments.cifar,
+        files={name: Path(path) for name, path in files.items()},
+    )
+    steps = [*preparation(sweep, names), *attacks(sweep, names)]
+    if arguments.plan:
+        show_plan(sweep, steps)
+        return
+    sys.exit(run(sweep, names, steps))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CmtError as error:
+        sys.exit(f"defences: {error}")
