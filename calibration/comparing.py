@@ -198,7 +198,7 @@ def _at(row: _Row, budget: Budget, rows: Sequence[_Row]) -> AtBudget:
         restarts=max(restarts, default=None),
         attacks=known,
         missing=tuple(kind for kind in every if kind not in known and applies(kind, models)),
-        **dataclasses.asdict(found),
+        **vars(found),
     )
 
 

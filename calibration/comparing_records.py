@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from calibration.findings import Kind
 from calibration.metrics import Interval
+from calibration.pointwise import Pointwise
 from calibration.published import Published
 
 COMPARISON_SCHEMA = 1
@@ -84,38 +85,22 @@ class Tried:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AtBudget:
-    """The worst case of one defence within one budget, image by image over all attacks; see `pointwise.Pointwise`.
+class AtBudget(Pointwise):
+    """The worst case of one defence within one budget, image by image over all attacks.
 
     Attributes:
         norm: ``linf`` or ``l2``.
         epsilon: The largest change.
-        n: Images.
         restarts: Most starts of an attack with this budget that knows the rule; None where none counts them.
         attacks: Kinds of attacks with this budget, or without one.
         missing: Kinds that other defences were attacked with at this budget, and this one was not.
-        fooled: Accepted and wrong; with its 95 % interval, as all that follow.
-        adaptive_fooled: The same by attacks that know the rule alone; None where there are none.
-        wrong_or_rejected: Error without credit for rejection.
-        wrong_label: A wrong label, the rule ignored.
-        robust_error: RErr; None where nothing is accepted, and for a pool.
-        by_every: Images of which one attack fools every member of a pool; None for a single file.
-        by_worst: `fooled` of the member that fares worst; None for a single file.
     """
 
     norm: str
     epsilon: float
-    n: int
     restarts: int | None
     attacks: tuple[str, ...]
     missing: tuple[str, ...]
-    fooled: Interval
-    adaptive_fooled: Interval | None
-    wrong_or_rejected: Interval
-    wrong_label: Interval
-    robust_error: Interval | None
-    by_every: Interval | None
-    by_worst: Interval | None
 
 
 @dataclass(frozen=True, kw_only=True)
