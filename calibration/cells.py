@@ -18,6 +18,7 @@ from calibration.metrics import count, rate
 from calibration.planning import Plan
 from calibration.provenance import parameters
 from calibration.result_records import Cell, Source
+from calibration.resuming import cell_key
 from calibration.target import Judged, Target
 
 
@@ -129,6 +130,12 @@ def record_cell(
 def recorded_parameters(attack: Attack[Any]) -> dict[str, Any]:
     """Return every hyper-parameter of an attack as its record has it."""
     return {**parameters(attack), "batch_size": BATCH_SIZE}
+
+
+def attack_key(plan: Plan, attack: Attack[Any]) -> str:
+    """Return the key of a planned attack: that of `resuming.key_of` for the finished one."""
+    source = source_of(plan, attack)
+    return cell_key(plan.threat.name, plan.threat.reading, attack.name, recorded_parameters(attack), source)
 
 
 def source_of(plan: Plan, attack: Attack[Any], *, straight_through: bool = False) -> Source:

@@ -190,7 +190,7 @@ def _attack_pool(config: EvaluationConfig, gates: tuple[Gate, ...], options: dic
         print_pool(results)
         click.echo(next_command("compare", output, "-o", output.with_suffix("")))
     for one in results.members:
-        check_gates(gates, one)
+        check_gates(gates, one, member=one.model.file)
 
 
 def _show(results: Results, output: Path, *, as_json: bool) -> None:

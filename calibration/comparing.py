@@ -189,7 +189,7 @@ def _at(row: _Row, budget: Budget, rows: Sequence[_Row]) -> AtBudget:
     restarts = [
         cell.parameters["restarts"]
         for cell in row.cells
-        if cell.adaptive and budget_of(cell) == budget and "restarts" in cell.parameters
+        if cell.adaptive and budget_of(cell) == budget and isinstance(cell.parameters.get("restarts"), int)
     ]
     found = pointwise(row.members, budget)
     return AtBudget(

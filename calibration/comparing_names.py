@@ -8,6 +8,7 @@ from typing import Any
 
 from calibration.phrasing import amount, attack_name
 from calibration.result_records import Cell, ModelRecord
+from runtime.terminal import printable
 
 _KNOWS = "nearly-white-box"
 
@@ -54,6 +55,7 @@ def applies(kind: str, models: Sequence[ModelRecord]) -> bool:
 
 def _base(models: Sequence[ModelRecord]) -> str:
     names = [str(model.recipe.get("name") or PurePath(model.file).stem) for model in models]
+    names = [printable(name) for name in names]  # chosen by whoever wrote the results
     return names[0] if len(names) == 1 else f"ensemble of {', '.join(names)}"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from calibration.attacks import Attack, Deployed
 from calibration.attacks.attack import FloatArray
 from calibration.availability import measure_availability
-from calibration.cells import measure_cell, recorded_parameters, source_of, title
+from calibration.cells import attack_key, measure_cell, title
 from calibration.datasets import Dataset
 from calibration.gradients import GradientGraph
 from calibration.logits_check import check_logits
@@ -25,7 +25,7 @@ from calibration.planning import EvaluationConfig, Plan, make_plans
 from calibration.provenance import data_record, environment, model_record
 from calibration.result_records import Cell, Score, SelfCheck
 from calibration.results import Results
-from calibration.resuming import cell_key, check_resumable, key_of
+from calibration.resuming import check_resumable, key_of
 from calibration.sanity_probes import find_strongest, repeat, run_probes
 from calibration.target import Judged, Target
 from calibration.victims import Opened, open_victim
@@ -135,12 +135,6 @@ def _finished(earlier: Results | None, now: Results, plans: tuple[Plan, ...]) ->
         return {}
     check_resumable(earlier, now, {attack_key(plan, attack) for plan in plans for attack in plan.attacks})
     return {key_of(cell): cell for cell in earlier.cells}
-
-
-def attack_key(plan: Plan, attack: Attack[Any]) -> str:
-    """Return what makes a planned attack the same as a finished one."""
-    source = source_of(plan, attack)
-    return cell_key(plan.threat.name, plan.threat.reading, attack.name, recorded_parameters(attack), source)
 
 
 def start_victims(

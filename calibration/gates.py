@@ -34,6 +34,8 @@ _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+_IDLE = ((">", 1), ("<", 0))
+"""Operators with limits that no share is beyond."""
 _CONDITION = re.compile(r"\s*([a-z]+)\s*(>=|<=|>|<)\s*([0-9.eE+/-]+)\s*(?:@(.*))?", re.DOTALL)
 _LONGEST = 200
 
@@ -95,6 +97,10 @@ class Gate:
         """Check the words and the limit."""
         if self.figure not in FIGURES or self.operator not in _OPERATORS or not 0 <= self.limit < math.inf:
             raise UsageError(f"--fail-if: expected {_example()}, got {str(self)!a:.{_LONGEST}}")
+        if (self.operator, self.limit) in _IDLE or self.limit > 1:
+            raise UsageError(
+                f"--fail-if: expected a limit that a share between 0 and 1 can be beyond, got {str(self)!a:.{_LONGEST}}"
+            )
         known = _filters(self.figure)
         if self.only and self.only not in known:
             raise UsageError(f"--fail-if: expected one of {', '.join(known)} behind @, got {self.only!a:.{_LONGEST}}")
@@ -121,8 +127,13 @@ def parse_gate(text: str) -> Gate:
     return Gate(figure=found[1], operator=found[2], limit=limit, only=(found[4] or "").strip().lower())
 
 
-def check_gates(gates: Iterable[Gate], results: Results) -> None:
+def check_gates(gates: Iterable[Gate], results: Results, *, member: str = "") -> None:
     """Check results against every condition.
+
+    Args:
+        gates: The conditions.
+        results: The results.
+        member: Of which member of a pool they are, to be named.
 
     Raises:
         GateFailed: One fails; the message names the row that fails it most clearly.
@@ -141,7 +152,7 @@ def check_gates(gates: Iterable[Gate], results: Results) -> None:
             row = broken[0]
             value = "undefined" if row.value is None else f"{row.value:.4f}"
             more = f"; so do {len(broken) - 1} more" if len(broken) > 1 else ""
-            raise GateFailed(f"--fail-if {gate}: {row.name} has {gate.figure} {value}{more}")
+            raise GateFailed(f"--fail-if {gate}: {member and f'{member}, '}{row.name} has {gate.figure} {value}{more}")
 
 
 def _rows(figure: str, results: Results) -> Iterator[Row]:

@@ -33,25 +33,34 @@ class Expectation:
 
     Attributes:
         members: The objective of each member, at least two, all with the same inputs.
+        only: The number of the one member that is attacked, whatever the others say; None takes the mean of all.
 
     Raises:
-        UsageError: There are fewer than two, or their inputs differ.
+        UsageError: There are fewer than two, their inputs differ, or there is no such member.
 
     Source: Athalye et al. 2018 (Obfuscated gradients), section 4, expectation over transformation, for a distribution
         over networks in place of transformations.
     """
 
     members: tuple[Objective, ...]
+    only: int | None = None
 
     def __post_init__(self) -> None:
         """Check the members."""
         if len(self.members) < 2 or len({one.inputs for one in self.members}) != 1:
             raise UsageError(f"expected two or more objectives with the same inputs, got {self.members}")
+        if self.only is not None and self.only not in range(len(self.members)):
+            raise UsageError(f"expected the number of a member below {len(self.members)}, got {self.only}")
+
+    @property
+    def attacked(self) -> tuple[int, ...]:
+        """Numbers of the members that are attacked."""
+        return tuple(range(len(self.members))) if self.only is None else (self.only,)
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of the tensors it reads."""
-        return tuple(member_tensor(number, name) for number, one in enumerate(self.members) for name in one.reads)
+        return tuple(member_tensor(number, name) for number in self.attacked for name in self.members[number].reads)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -60,7 +69,10 @@ class Expectation:
 
     def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
         """Append its nodes and return the name of the loss ``(N,)``."""
-        losses = [one.append(tape, _own(number, one, logits), classes) for number, one in enumerate(self.members)]
+        losses = [
+            self.members[number].append(tape, _own(number, self.members[number], logits), classes)
+            for number in self.attacked
+        ]
         total = losses[0]
         for loss in losses[1:]:
             total = tape.op("Add", total, loss)
@@ -71,23 +83,26 @@ class Expectation:
 class ExpectedMargin(Expectation):
     """The same for margins: attacks go along the mean, and have succeeded where the least margin is above 0.
 
-    There every member is fooled, whoever answers.
+    There every member that is attacked is fooled, whoever answers.
 
     Attributes:
         members: The margin of each member, at least two, all with the same inputs.
+        only: As for `Expectation`.
     """
 
     members: tuple[MarginObjective, ...]
 
     def margin(self, logits: Mapping[str, FloatArray], classes: Mapping[str, IntArray]) -> FloatArray:
         """Return the least margin of a member, ``(n,)``."""
-        found = [one.margin(_own(number, one, logits), classes) for number, one in enumerate(self.members)]
+        found = [
+            self.members[number].margin(_own(number, self.members[number], logits), classes) for number in self.attacked
+        ]
         least: FloatArray = np.min(found, axis=0)
         return least
 
     def guide(self, confidence: float) -> Objective:
         """Return the mean of what leads to a margin of `confidence` for each member."""
-        return Expectation(members=tuple(one.guide(confidence) for one in self.members))
+        return Expectation(members=tuple(one.guide(confidence) for one in self.members), only=self.only)
 
 
 def _own(number: int, objective: Objective, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -108,6 +108,7 @@ def make_plans(
         "guard": (opened,),
         **{role: tuple(_open_source(path, role, dataset) for path in paths) for role, paths in config.files.items()},
     }
+    _check_others(files, [opened.artifact.spec.digest, *(spec.digest for spec in pool)])
     plans = []
     for threat in threats:
         found = [_plan(config, threat, source, opened.artifact.spec, pool) for source in files[threat.role]]
@@ -127,14 +128,26 @@ def make_plans(
 def _plan(
     config: EvaluationConfig, threat: Threat, source: Opened, guard: GuardSpec, pool: Sequence[GuardSpec]
 ) -> Plan:
-    def aimed(attack: Attack[Any]) -> Attack[Any] | None:
+    def aimed(attack: Attack[Any]) -> tuple[Attack[Any] | None, ...]:
         if threat.rehearsed:
-            return rehearse(attack, source.artifact.spec)
+            return (rehearse(attack, source.artifact.spec),)
         if pool and threat.role == "guard":
             return aim_at_pool(attack, threat, pool)
-        return aim(attack, threat, guard)
+        return (aim(attack, threat, guard),)
 
-    return Plan(threat, source, tuple(one for one in map(aimed, config.attacks) if one is not None))
+    found = [one for attack in config.attacks for one in aimed(attack)]
+    return Plan(threat, source, tuple(one for one in found if one is not None))
+
+
+def _check_others(files: Mapping[Role, tuple[Opened, ...]], attacked: Sequence[str]) -> None:
+    """Refuse a file under attack as a file of the attacker's own: whoever has it is no black-box attacker."""
+    for role, opened in files.items():
+        for one in opened:
+            if role != "guard" and one.artifact.spec.digest in attacked:
+                raise UsageError(
+                    f"--{role} {one.file}: expected another file, got the one under attack; its attacker is the threat "
+                    "nearly-white-box"
+                )
 
 
 def _open_source(path: Path, role: Role, dataset: Dataset) -> Opened:

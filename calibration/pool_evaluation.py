@@ -18,10 +18,10 @@ import numpy as np
 
 from calibration.attacks import Attack, AttackResult, Deployed
 from calibration.attacks.attack import BoolArray, FloatArray, IntArray, Report
-from calibration.cells import record_cell, title
+from calibration.cells import attack_key, record_cell, title
 from calibration.crafting import craft
 from calibration.datasets import Dataset
-from calibration.evaluation import CHECKED_IMAGES, Progress, attack_key, start_victims, untouched, with_graph_checks
+from calibration.evaluation import CHECKED_IMAGES, Progress, start_victims, untouched, with_graph_checks
 from calibration.gradients import GradientGraph
 from calibration.planning import EvaluationConfig, Plan, make_plans
 from calibration.pool_results import PoolResults

@@ -80,4 +80,4 @@ PUBLISHED = (
 def published_for(data: str) -> tuple[Published, ...]:
     """Return what is published about a data set, by the last part of the name or path it was given as."""
     name = data.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
-    return tuple(one for one in PUBLISHED if name.startswith(one.data))
+    return tuple(one for one in PUBLISHED if name == one.data)

@@ -82,6 +82,8 @@ class Results:
         cells = (*self.cells, *(probe.cell for probe in self.probes))
         columns = (self.benign.verdicts, *(cell.verdicts for cell in cells))
         lengths = {len(one.label_array) for one in columns if one is not None}
+        if any((cell.verdicts is None) != (cell.changes is None) for cell in cells):
+            raise UsageError("results: expected verdicts and changes of an attack, got one of them; attack again")
         lengths |= {len(cell.changes.norm("l2")) for cell in cells if cell.changes is not None}
         if not lengths <= {len(self.data.sample)}:
             raise UsageError(

@@ -14,12 +14,13 @@ import numpy as np
 from calibration.attacks import Attack, Budget, Deployed, Fgs
 from calibration.attacks.attack import LossAttack
 from calibration.attacks.random_noise import RandomNoise
-from calibration.cells import craft_on, measure_cell, recorded_parameters, title
+from calibration.cells import attack_key, craft_on, measure_cell, title
 from calibration.datasets import Dataset
 from calibration.gradients import GradientGraph
 from calibration.phrasing import cell_name
 from calibration.planning import EvaluationConfig, Plan
 from calibration.result_records import Cell, Probe, Repetition
+from calibration.resuming import key_of
 from calibration.target import Target
 from calibration.threats import THREATS, aim
 from calibration.victims import Opened
@@ -64,13 +65,12 @@ def find_strongest(plans: tuple[Plan, ...], cells: tuple[Cell, ...]) -> Stronges
 
     Adaptive attacks come before all others. None where no attack is of that kind.
     """
-    by_name = {_key(cell.threat, cell.reading, cell.attack, cell.parameters): cell for cell in cells}
+    by_key = {key_of(cell): cell for cell in cells}
     found: list[tuple[tuple[bool, float], Strongest]] = []
     for plan in plans:
         for attack in plan.attacks:
-            key = _key(plan.threat.name, plan.threat.reading, attack.name, recorded_parameters(attack))
-            if plan.threat.role == "guard" and isinstance(attack, LossAttack) and attack.budget and key in by_name:
-                cell = by_name[key]
+            cell = by_key.get(attack_key(plan, attack))
+            if cell and plan.threat.role == "guard" and isinstance(attack, LossAttack) and attack.budget:
                 strongest = Strongest(plan=plan, attack=attack, name=cell_name(cell))
                 found.append(((cell.adaptive, cell.rates.fooled.value), strongest))
     return max(found, key=lambda one: one[0])[1] if found else None
@@ -174,7 +174,3 @@ def _within(attack: LossAttack, epsilon: float) -> LossAttack:
 
 def _silent(done: int, total: int) -> None:
     pass
-
-
-def _key(threat: str, reading: str, attack: str, parameters: Any) -> str:
-    return repr((threat, reading, attack, parameters))

@@ -45,6 +45,7 @@ class Threat:
         locked: Whether the guard must have a gradient lock for this reading.
         adaptive: Whether the reject rule is part of the objective.
         rehearsed: Whether the attacker takes the rule of a file of his own for that of the guard.
+        alone: Whether each member of a pool is attacked by itself.
         strength: Order of the threats, higher is stronger; adaptive ones stand before all others whatever it is.
     """
 
@@ -59,6 +60,7 @@ class Threat:
     locked: bool = False
     adaptive: bool = False
     rehearsed: bool = False
+    alone: bool = False
     strength: int
 
 
@@ -107,6 +109,17 @@ THREATS = (
         strength=37,
     ),
     Threat(
+        name="nearly-white-box",
+        reading="member",
+        knows="The same; gives up all members but one, and is drawn against it or not.",
+        role="guard",
+        goal="verdict",
+        rule=POOL,
+        adaptive=True,
+        alone=True,
+        strength=36,
+    ),
+    Threat(
         name="pre-lock",
         reading="pair",
         knows="The same, with gradients from before the gradient lock: finds more where the lock hides gradients.",
@@ -116,7 +129,7 @@ THREATS = (
         rule="pair",
         locked=True,
         adaptive=True,
-        strength=36,
+        strength=35,
     ),
     Threat(
         name="eq-10",
@@ -126,7 +139,7 @@ THREATS = (
         goal="eq-10",
         rule="pair",
         adaptive=True,
-        strength=35,
+        strength=34,
     ),
     Threat(
         name="decision-only",
@@ -136,7 +149,7 @@ THREATS = (
         goal="verdict",
         asks=True,
         adaptive=True,
-        strength=34,
+        strength=33,
     ),
     Threat(
         name="grey-box",
@@ -200,10 +213,11 @@ def aim(attack: Attack[Any], threat: Threat, guard: GuardSpec) -> Attack[Any] | 
     return None if threat.adaptive else attack
 
 
-def aim_at_pool(attack: Attack[Any], threat: Threat, members: Sequence[GuardSpec]) -> Attack[Any] | None:
-    """Return an attack pointed at all members of a pool at once, or None where it has no use for them.
+def aim_at_pool(attack: Attack[Any], threat: Threat, members: Sequence[GuardSpec]) -> tuple[Attack[Any], ...]:
+    """Return an attack pointed at all members of a pool at once, or at each by itself; nothing where it has no use.
 
-    Each member brings the objective that `aim` would give it alone; what is ascended is their mean.
+    Each member brings the objective that `aim` would give it alone; what is ascended is their mean. That may end
+    between the members and fool none, so each of them is attacked without regard to the others as well.
 
     Args:
         attack: Which attack, with every hyper-parameter.
@@ -211,15 +225,17 @@ def aim_at_pool(attack: Attack[Any], threat: Threat, members: Sequence[GuardSpec
         members: Every file that may judge.
     """
     if attack.asks or threat.asks:
-        return attack if attack.asks and threat.asks else None
+        return (attack,) if attack.asks and threat.asks else ()
     aimed = [aim(attack, _alone(spec) if threat.adaptive else threat, spec) for spec in members]
     objectives = [one.objective for one in aimed if isinstance(one, LossAttack)]
     if not isinstance(attack, LossAttack) or len(objectives) != len(members):
-        return None
-    margins = [one for one in objectives if isinstance(one, Margin | PairMargin)]
+        return ()
+    expectation = Expectation(members=tuple(objectives))
     if attack.needs_margin:
-        return replace(attack, objective=ExpectedMargin(members=tuple[MarginObjective, ...](margins)))
-    return replace(attack, objective=Expectation(members=tuple(objectives)))
+        margins = [one for one in objectives if isinstance(one, Margin | PairMargin)]
+        expectation = ExpectedMargin(members=tuple[MarginObjective, ...](margins))
+    attacked = range(len(members)) if threat.alone else (None,)
+    return tuple(replace(attack, objective=replace(expectation, only=number)) for number in attacked)
 
 
 def rehearse(attack: Attack[Any], source: GuardSpec) -> Attack[Any] | None:

@@ -34,7 +34,7 @@ def _count(flag: str, text: str) -> Callable[[Command], Command]:
     return click.option(flag, type=int, default=getattr(_DEFAULTS, name), show_default=True, help=text)
 
 
-@click.command()
+@click.command(cls=parse.Recorded)
 @click.argument("name", metavar="|".join(PRESETS))
 @click.option("--data", metavar="DATA", help="A folder with train/ and test/, or an .npz; digits needs none.")
 @click.option("-o", "--output", type=_FILE, metavar="DIR", help="Where the outcome goes.  [default: results/NAME]")
@@ -62,7 +62,8 @@ def _count(flag: str, text: str) -> Callable[[Command], Command]:
 @DEVICE
 @click.option("--threads", type=int, metavar="N", help="Of training and attacks; by default all usable processors.")
 @JSON
-def reproduce_paper(name: str, output: Path | None, work: Path | None, **options: Any) -> None:
+@click.pass_context
+def reproduce_paper(ctx: click.Context, /, name: str, output: Path | None, work: Path | None, **options: Any) -> None:
     """Make every table and figure of the paper from a data set, beside what it published.
 
     Work is kept in units: a stopped run goes on, one changed option repeats only what it touches, and the outcome is
@@ -85,6 +86,7 @@ def reproduce_paper(name: str, output: Path | None, work: Path | None, **options
         only=options["only"],
         device=options["device"],
         threads=options["threads"],
+        command=parse.command_line(ctx),
     )
     data = _load(name, options["data"])
     reproduction.preset.require(data)

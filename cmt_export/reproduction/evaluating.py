@@ -17,7 +17,7 @@ from calibration.threats import NAMES
 from cmt_export.reproduction.pace import Pace
 from cmt_export.reproduction.training_units import Export
 from cmt_export.reproduction.unit import Unit, Work
-from runtime.errors import CmtError
+from runtime.errors import CmtError, UsageError
 
 _THREATS = tuple(name for name in NAMES if name != "decision-only")
 _PASSES = 20
@@ -38,7 +38,6 @@ class Evaluate(Unit):
         gradients: About how many an image takes under one reading, for the estimate of the time.
         n: Size of the sample.
         seed: Of the sample.
-        command: What to run to repeat it.
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -51,7 +50,6 @@ class Evaluate(Unit):
     gradients: float
     n: int
     seed: int
-    command: str
 
     @property
     def title(self) -> str:
@@ -78,7 +76,7 @@ class Evaluate(Unit):
             n=self.n,
             seed=self.seed,
             sanity=True,
-            command=self.command,
+            command=work.command,
             **work.running,
         )
         partial = work.folder / _PARTIAL
@@ -87,7 +85,7 @@ class Evaluate(Unit):
         earlier = _earlier(partial)
         try:
             results = evaluate(config, names["guard"], work.data, earlier=earlier, **options)
-        except CmtError:
+        except UsageError:
             if earlier is None:
                 raise
             # Begun on another machine, say: what it finished cannot be taken over.

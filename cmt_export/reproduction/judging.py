@@ -82,7 +82,7 @@ class Judged(NamedTuple):
         l2: L2 length of each change, ``(S, N)``.
         linf: Largest change of a pixel, ``(S, N)``.
         rows: Where the originals lie in the test split, ``(N,)``.
-        targets: Labels the attacker was to reach, ``(N,)``; -1 for none.
+        targets: Labels the attacker was to reach, ``(N,)``; -1 where any wrong one will do.
         truth: True labels, ``(N,)``.
     """
 

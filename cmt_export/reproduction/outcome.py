@@ -26,7 +26,7 @@ from runtime.atomic import atomic_output, unwritable
 FORMAT, SCHEMA = "cmt.reproduction", 1
 
 
-def write_outcome(folder: Path, found: Found, names: Iterable[str], machine: Environment) -> None:
+def write_outcome(folder: Path, found: Found, names: Iterable[str], machine: Environment, *, command: str) -> None:
     """Write some sections, and the two files about all of them, each whole or not at all.
 
     Args:
@@ -34,6 +34,7 @@ def write_outcome(folder: Path, found: Found, names: Iterable[str], machine: Env
         found: What is known so far.
         names: Sections whose files are to be written again.
         machine: Versions and machine.
+        command: What was typed.
 
     Raises:
         CmtError: A file cannot be written.
@@ -46,9 +47,9 @@ def write_outcome(folder: Path, found: Found, names: Iterable[str], machine: Env
         for file, content in SECTIONS[name].files(found).items():
             _write(folder / file, content)
     cells = {name: section.cells(found) for name, section in SECTIONS.items()}
-    document = _document(found, cells, machine)
+    document = {**_document(found, cells, machine), "command": command}
     _write(folder / "results.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
-    _write(folder / "summary.md", _summary(folder, found, cells).encode())
+    _write(folder / "summary.md", _summary(folder, found, cells, command).encode())
 
 
 def _document(found: Found, cells: dict[str, tuple[Cell, ...]], machine: Environment) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def _attacks(found: Found) -> dict[str, Any]:
     }
 
 
-def _summary(folder: Path, found: Found, cells: dict[str, tuple[Cell, ...]]) -> str:
+def _summary(folder: Path, found: Found, cells: dict[str, tuple[Cell, ...]], command: str) -> str:
     preset = found.lineup.preset
     pages = [
         f"- [{file}]({file}){f': {FIGURE_NOTES[name]}' if name in FIGURE_NOTES else ''}"
@@ -115,7 +116,7 @@ def _summary(folder: Path, found: Found, cells: dict[str, tuple[Cell, ...]]) -> 
             f"{sentence(found)}\n",
             f"# The paper on {preset.name}\n",
             f"Test images: {found.sets.images:,}; slow attacks on {min(found.lineup.config.n, found.sets.images):,}. "
-            f"To repeat it: `cmt reproduce {preset.name} --data DATA -o FOLDER`. "
+            f"To repeat it: `{command}`. "
             "Every figure with its interval, unit and digest is in `results.json`.\n",
             *_published(cells),
             "## Networks\n",

@@ -55,5 +55,4 @@ def evaluation(sets: Sets) -> Evaluate:
         gradients=per_epsilon * len(lineup.preset.epsilons),
         n=config.evaluated,
         seed=config.seed,
-        command=f"cmt reproduce {lineup.preset.name} --only report",
     )

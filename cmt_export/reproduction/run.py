@@ -46,6 +46,7 @@ class Reproduction:
         only: Names of sections.
         device: As for `Guard`, and for training.
         threads: As for `Guard`, and for training.
+        command: What was typed, for the record.
     """
 
     preset: Preset
@@ -55,6 +56,7 @@ class Reproduction:
     only: tuple[str, ...] = tuple(SECTIONS)
     device: str = "auto"
     threads: int | None = None
+    command: str = ""
 
     def sets(self, data: Dataset) -> Sets:
         """Return what there is to do for a data set."""
@@ -134,7 +136,7 @@ def _writing(reproduction: Reproduction, found: Found) -> Iterator[Callable[[Uni
     def write() -> None:
         nonlocal free_at
         started = time.monotonic()
-        write_outcome(reproduction.output, found, pending, machine)
+        write_outcome(reproduction.output, found, pending, machine, command=reproduction.command)
         pending.clear()
         ended = time.monotonic()
         free_at = ended + _SPARING * (ended - started)
@@ -163,6 +165,7 @@ def _run(unit: Unit, store: Store, data: Dataset, reproduction: Reproduction, st
         device=reproduction.device,
         threads=reproduction.threads,
         report=stage(unit.title),
+        command=reproduction.command,
     )
     started = time.perf_counter()
     unit.run(work)

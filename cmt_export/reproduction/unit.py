@@ -34,6 +34,7 @@ class Work:
         device: As for `Guard`.
         threads: As for `Guard`.
         report: Told of ``(done, total)``.
+        command: What was typed, for the record.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Work:
     device: str
     threads: int | None
     report: Report
+    command: str
 
     @property
     def running(self) -> dict[str, Any]:

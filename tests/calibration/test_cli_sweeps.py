@@ -33,13 +33,16 @@ def work(tmp_path, monkeypatch):
         ("availability<1e-9", 0, None),
         ("availability<1@JPEG, quality 75", 6, "benign images after “JPEG, quality 75” has availability 0"),
         ("rejected>0@pgd", 6, "no row was measured that it is about"),
+        ("fooled>5", 2, "expected a limit that a share between 0 and 1 can be beyond, got 'fooled>5.0'"),
+        ("fooled>1", 2, "expected a limit that a share between 0 and 1 can be beyond"),
+        ("auroc<0", 2, "expected a limit that a share between 0 and 1 can be beyond"),
         ("fooled>5 %", 2, "expected a condition such as fooled>0.05"),
         ("fooled>0.05@pgd2", 2, "expected one of nearly-white-box, .* behind @, got 'pgd2'"),
     ],
 )
 def test_gates(work, monkeypatch, capsys, condition, code, message):
     assert (
-        cmt(monkeypatch, *ATTACK, "--epsilon", "0.2,0.3", *FAST, "--fail-if", "fooled>1", "--fail-if", condition)
+        cmt(monkeypatch, *ATTACK, "--epsilon", "0.2,0.3", *FAST, "--fail-if", "fooled>=1", "--fail-if", condition)
         == code
     )
     err = capsys.readouterr().err
@@ -62,6 +65,30 @@ def test_interrupted_sweep_goes_on(work, monkeypatch, capsys):
     assert again.complete
     assert (untimed(again).cells, again.worst_cases) == (untimed(whole).cells, whole.worst_cases)
     assert [one for one in again.cells if one in part.cells] == list(part.cells)
+
+
+def test_sanity_of_a_resumed_sweep_is_that_of_an_uninterrupted_one(work, monkeypatch):
+    sweep = (*ATTACK, "-a", "pgd", "--steps", "3", "--epsilon", "0.1,0.2", *FAST, "--sanity")
+    assert cmt(monkeypatch, *sweep) == 0
+    whole = Results.load("results.json")
+    assert {probe.purpose for probe in whole.probes} >= {"doubled", "half", "unbounded", "noise"}
+    for kept in (whole.cells[1:], whole.cells):
+        replace(whole, cells=kept, probes=(), repetition=None, complete=False).save("results.json")
+        assert cmt(monkeypatch, *sweep, "--resume") == 0
+        again = Results.load("results.json")
+        assert again.repetition == whole.repetition
+        assert [untimed_probe(one) for one in again.probes] == [untimed_probe(one) for one in whole.probes]
+
+
+def untimed_probe(probe):
+    return replace(probe, cell=replace(probe.cell, seconds=0.0))
+
+
+def test_whoever_has_the_file_is_no_black_box_attacker(work, monkeypatch, capsys):
+    arguments = (*ATTACK, "--threat", "nearly-white-box,black-box", "--substitute", "guard.onnx")
+    assert cmt(monkeypatch, *arguments) == 2
+    expected = "--substitute guard.onnx: expected another file, got the one under attack"
+    assert expected in capsys.readouterr().err.splitlines()[-1]
 
 
 def untimed(results):

@@ -56,7 +56,7 @@ def test_what_others_published_stands_apart(comparison):
         r"\| CCAT \| ε = 0\.3 \| RErr at 99 % \| 7\.4 % \|.*could not be checked", published.replace("\xa0", " ")
     )
     assert re.search(r"3\.66 %.*checked there", published)
-    assert published_for("digits") == ()
+    assert published_for("digits") == published_for("mnist-c") == published_for("/tmp/mnistm") == ()
 
 
 def test_a_threshold_that_was_not_attacked_is_said_everywhere():

@@ -2,7 +2,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from calibration.availability import CHANGES, Availability
@@ -12,12 +12,14 @@ from runtime.errors import GateFailed, UsageError
 from tests.calibration.small_results import cell, columns, results
 
 OPERATORS = (">", ">=", "<", "<=")
-LIMITS = st.floats(0, 1e6)
+IDLE = ((">", 1), ("<", 0))
+LIMITS = st.floats(0, 1)
 
 
 @given(figure=st.sampled_from(sorted(set(FIGURES) - {"availability"})), sign=st.sampled_from(OPERATORS), limit=LIMITS)
 @pytest.mark.parametrize("only", ["", "pgd", "grey-box", "z-star"])
 def test_a_condition_is_read_as_it_is_written(figure, sign, limit, only):
+    assume((sign, limit) not in IDLE)
     gate = Gate(figure=figure, operator=sign, limit=limit, only=only)
     assert parse_gate(str(gate)) == gate
     spaced = f" {figure} {sign}  {limit} " + (f"@ {only.upper()} " if only else "")
@@ -82,7 +84,7 @@ FOUND = results(
         ("availability<0.5", "benign images after “one pixel down” has availability 0.4000$"),
         ("availability<0.9@one pixel up", "“one pixel up” has availability 0.8000$"),
         ("fooled>0.9@cw", "no row was measured that it is about"),
-        ("availability<0@JPEG, quality 95", "no row was measured that it is about"),
+        ("availability<0.1@JPEG, quality 95", "no row was measured that it is about"),
     ],
 )
 def test_the_worst_row_that_fails_is_named(condition, named):
@@ -100,6 +102,7 @@ def test_what_holds_nowhere_passes(condition):
 
 @given(sign=st.sampled_from(OPERATORS), limit=st.floats(0, 1), fooled=st.integers(0, 10))
 def test_comparison_is_that_of_python(sign, limit, fooled):
+    assume((sign, limit) not in IDLE)
     gate = Gate(figure="fooled", operator=sign, limit=limit)
     failed = {
         ">": fooled / 10 > limit,
@@ -127,6 +130,17 @@ def test_results_of_schema_1_have_no_such_figures(figure):
     old = results(replace(cell(), verdicts=None, changes=None, detection=None))
     with pytest.raises(GateFailed, match=f"has {figure} undefined"):
         check_gates([Gate(figure=figure, operator=">", limit=0.0)], old)
+
+
+@pytest.mark.parametrize("condition", ["fooled>1", "fooled>5", "rerr>=1.5", "auroc<2", "accuracy<0", "error<=1e3"])
+def test_a_limit_that_no_share_is_beyond_is_a_slip(condition):
+    with pytest.raises(UsageError, match="expected a limit that a share between 0 and 1 can be beyond"):
+        parse_gate(condition)
+
+
+def test_the_member_of_a_pool_is_named():
+    with pytest.raises(GateFailed, match=r"fooled>0\.0@pair: b\.onnx, nearly-white-box"):
+        check_gates([parse_gate("fooled>0@pair")], FOUND, member="b.onnx")
 
 
 @pytest.mark.parametrize(

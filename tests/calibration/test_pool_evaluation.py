@@ -91,6 +91,22 @@ def test_attacks_that_follow_gradients_work_as_they_are(files, attack):
     assert together.mean() > 0.3
 
 
+def test_members_are_attacked_alone_too_and_no_less_than_by_themselves(files):
+    """The mean can end between the members; whoever knows them all does as well as whoever attacks one."""
+    found = run(files, names=("pair", "single"))
+    assert [cell.reading for cell in found.members[0].cells] == ["pool", "member", "member"]
+    alone = found.members[0].cells[1:]
+    assert [cell.parameters["objective"]["only"] for cell in alone] == [0, 1]
+    assert [cell.source.tensor for cell in alone] == ["member0/logits+member0/robust_logits", "member1/logits"]
+    for number, name in enumerate(("pair", "single")):
+        config = EvaluationConfig(attacks=(PGD,), threats=("nearly-white-box",), n=N, **RUN)
+        single = evaluate(config, files[name], dataset()).cells[0]
+        assert found.members[number].cells[1 + number].counts.fooled >= single.counts.fooled
+    row = compare([("pool.json", found)]).defences[0].at[0]
+    best = max(cell.rates.fooled.value / 2 for one in found.members for cell in one.cells)
+    assert row.fooled.value >= best
+
+
 def test_an_attacker_who_asks_meets_a_fresh_member_each_time(files):
     attack = Square(epsilon=0.3, queries=12)
     threat = {"threats": ("decision-only",)}
@@ -115,7 +131,7 @@ def test_resumed_is_the_same(files):
     seen = []
     attacks = (PGD, replace(PGD, epsilon=0.05))
     whole = run(files, *attacks, on_cell=seen.append)
-    assert [len(one.members[0].cells) for one in seen] == [1, 2]
+    assert [len(one.members[0].cells) for one in seen] == [1, 2, 3, 4, 5, 6]
     assert not seen[0].complete
     asked = []
 
@@ -124,7 +140,7 @@ def test_resumed_is_the_same(files):
         return lambda done, total: None
 
     resumed = run(files, *attacks, earlier=seen[0], progress=progress)
-    assert sum("pgd" in what for what in asked) == 1
+    assert sum("pgd" in what for what in asked) == 5
     for one, other in zip(resumed.members, whole.members, strict=True):
         assert [cell.verdicts for cell in one.cells] == [cell.verdicts for cell in other.cells]
         assert one.worst_cases == other.worst_cases

@@ -163,3 +163,9 @@ def test_a_thousand_images_under_forty_attacks_are_less_than_two_megabytes(tmp_p
     found.save(tmp_path / "results.json")
     assert (tmp_path / "results.json").stat().st_size < 2e6
     assert Results.load(tmp_path / "results.json") == found
+
+
+@pytest.mark.parametrize("missing", ["verdicts", "changes"])
+def test_verdicts_and_changes_come_together(missing):
+    with pytest.raises(UsageError, match="expected verdicts and changes of an attack, got one of them"):
+        results(replace(cell(), **{missing: None}))

@@ -58,6 +58,13 @@ def test_everything_is_written_and_complete(finished):
     assert Results.load(finished.folder / "evaluation.json").complete
 
 
+def test_the_command_that_was_typed_is_recorded(finished):
+    command = "cmt reproduce digits -n 30"
+    assert f"To repeat it: `{command}`." in (finished.folder / "summary.md").read_text()
+    assert json.loads((finished.folder / "results.json").read_text())["command"] == command
+    assert Results.load(finished.folder / "evaluation.json").command == command
+
+
 def test_the_first_line_says_whether_it_holds(finished):
     first = (finished.folder / "summary.md").read_text().partition("\n")[0]
     headline = max(_cells(finished.folder, "headline"), key=lambda cell: cell["interval"][0])
@@ -120,6 +127,20 @@ def test_table_5_counts_targets_and_acceptance(finished, digits):
         name = ["targeted", "defended", f"κ = {kappa:g}", "Eq. 10"]
         cells = [cell for cell in _cells(finished.folder, "table5") if (cell["name"], cell["option"]) == (name, "")]
         assert [cell["count"] for cell in cells] == [int((accepted & (labels == targets)).sum())]
+
+
+def test_equation_10_without_a_target_counts_any_wrong_label(finished, digits):
+    found = finished.found
+    guard = found.lineup.guard
+    (stored,) = (
+        np.load(found.store.folder(part) / "examples.npz")
+        for part in found.sets.generated(guard, "eq-10", targeted=False)
+    )
+    assert (stored["targets"] == -1).all()
+    labels, accepted = _answers(found, guard, stored["x_adv"][0])
+    name = ["non-targeted", "defended", "κ = 0", "Eq. 10"]
+    (cell,) = (cell for cell in _cells(finished.folder, "table5") if (cell["name"], cell["option"]) == (name, ""))
+    assert cell["count"] == int((accepted & (labels != digits.test.labels[stored["rows"]])).sum())
 
 
 def test_precision_and_recall_mix_benign_images_in(finished):
@@ -188,7 +209,7 @@ def test_a_killed_run_goes_on_to_the_same_outcome(finished, digits, killed):
 def test_nothing_is_hidden_before_it_is_run(digits, tmp_path):
     reproduction = tiny.make(tmp_path / "out", *SECTIONS)
     found = reproduction.open(digits)
-    write_outcome(reproduction.output, found, SECTIONS, environment(device="cpu", threads=1))
+    write_outcome(reproduction.output, found, SECTIONS, environment(device="cpu", threads=1), command="")
     for name in PAGES:
         assert "not run yet" in (reproduction.output / name).read_text(), name
     document = json.loads((reproduction.output / "results.json").read_text())

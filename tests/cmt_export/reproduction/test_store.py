@@ -43,7 +43,15 @@ def _do(store: Store, *units: Text, data=None) -> None:
     for unit in units:
         folder = store.begin(unit)
         unit.run(
-            Work(folder=folder, data=data, of=store.folder, device="cpu", threads=1, report=lambda done, total: None)
+            Work(
+                folder=folder,
+                data=data,
+                of=store.folder,
+                device="cpu",
+                threads=1,
+                report=lambda done, total: None,
+                command="",
+            )
         )
         store.finish(unit, seconds=0.5, device="cpu", threads=1)
 

@@ -41,6 +41,7 @@ def make(folder: Path, *only: str, config: ReproductionConfig = CONFIG) -> Repro
         only=only,
         device="cpu",
         threads=1,
+        command="cmt reproduce digits -n 30",
     )
 
 
