@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -50,9 +51,9 @@ class Gallery(Section):
 
     title: ClassVar[str]
 
+    @abstractmethod
     def rows(self, sets: Sets) -> tuple[_Row, ...]:
         """Return what to show."""
-        raise NotImplementedError
 
     def units(self, sets: Sets) -> tuple[Unit, ...]:
         """Return the judgements of every row."""
