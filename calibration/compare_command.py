@@ -11,7 +11,7 @@ import click
 from calibration import comparing
 from calibration import options as parse
 from calibration.pool_results import load_results
-from runtime.atomic import check_output, unwritable
+from runtime.atomic import check_output, make_folder
 from runtime.cli import JSON
 from runtime.terminal import print_json
 
@@ -51,7 +51,7 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
 
     paths: tuple[Path, ...] = options["results"]
     folder: Path = options["output"]
-    _make(folder)
+    make_folder(folder, option="-o")
     for suffix in SUFFIXES:
         check_output(folder / f"{STEM}{suffix}", *paths)
     found = [(str(path), load_results(path)) for path in paths]
@@ -65,10 +65,3 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
     for file in files:
         click.echo(f"wrote {file}")
     click.echo(headline(comparison))
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from None

@@ -19,7 +19,7 @@ from calibration.phrasing import cell_name
 from calibration.result_records import Cell
 from calibration.resuming import key_of
 from calibration.target import Judged, Target
-from runtime.atomic import atomic_output, unwritable
+from runtime.atomic import atomic_output, make_folder, unwritable
 from runtime.errors import UsageError
 
 COLUMNS = ("file", "index", "label", "answer", "accepted", "confidence", "outcome", "l2", "linf")
@@ -43,11 +43,9 @@ class ImageFolder:
             CmtError: It cannot be made.
         """
         self._path = path
+        make_folder(path, option="--save-images")
         try:
-            path.mkdir(parents=True, exist_ok=True)
             taken = any(path.iterdir())
-        except (FileExistsError, NotADirectoryError):
-            raise UsageError(f"--save-images {path}: expected a folder, got a file") from None
         except OSError as error:
             raise unwritable(path, error) from None
         if taken and not resume:

@@ -17,7 +17,7 @@ from cmt_export.reproduction.measuring import measure
 from cmt_export.reproduction.preset import PRESETS
 from cmt_export.reproduction.run import Done, Reproduction, reproduce
 from cmt_export.reproduction.sections import SECTIONS, in_order
-from runtime.atomic import unwritable
+from runtime.atomic import make_folder
 from runtime.cli import DEVICE, JSON
 from runtime.errors import UsageError
 from runtime.terminal import print_json, print_table, printable, stages
@@ -90,7 +90,7 @@ def reproduce_paper(ctx: click.Context, /, name: str, output: Path | None, work:
     )
     data = _load(name, options["data"])
     reproduction.preset.require(data)
-    _make_folder(output)
+    make_folder(output, option="-o")
     if options["plan"]:
         _show_plan(reproduction, data, as_json=options["as_json"])
         return
@@ -105,15 +105,6 @@ def _load(name: str, source: str | None) -> Dataset:
             raise UsageError(f"--data: expected the folder of {name}, got none; name one with train/ and test/")
         source = "digits"
     return load_dataset(source)
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"-o {path}: expected a folder, got a file; name another") from None
-    except OSError as error:
-        raise unwritable(path, error) from None
 
 
 def _told(done: Done) -> Done:

@@ -64,6 +64,25 @@ def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) 
         raise _TrialOverError
 
 
+def make_folder(path: str | os.PathLike[str], *, option: str) -> None:
+    """Make an output folder, and those above it, unless it is there.
+
+    Args:
+        path: The folder.
+        option: What the user named it with.
+
+    Raises:
+        UsageError: A file is there.
+        CmtError: It cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"{option} {str(path)!a}: expected a folder, got a file; name another") from None
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
 class _TrialOverError(Exception):
     """Ends a trial of writing."""
 

@@ -20,7 +20,7 @@ from calibration.datasets import Dataset
 from calibration.provenance import environment
 from calibration.records import from_json
 from cmt_export.reproduction.unit import Unit, key_of, options_of
-from runtime.atomic import atomic_output, unwritable
+from runtime.atomic import atomic_output, make_folder, unwritable
 from runtime.errors import CmtError, UsageError
 
 _FORMAT = "cmt.reproduction"
@@ -187,11 +187,9 @@ def only_process(path: Path) -> Iterator[None]:
 
 def _claim(path: Path, name: str) -> None:
     marker = path / "work.json"
+    make_folder(path, option="--work")
     try:
-        path.mkdir(parents=True, exist_ok=True)
         taken = any(path.iterdir())
-    except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"--work {path}: expected a folder, got a file; name another") from None
     except OSError as error:
         raise unwritable(path, error) from None
     mine = {"format": _FORMAT, "version": _VERSION, "set": name}

@@ -56,7 +56,7 @@ def test_nothing_is_drawn_where_nothing_was_tried(folder):
     [
         (("missing.json",), "expected a results file, got: No such file"),
         (("out/defences.json", "-o", "out"), "expected a file of its own, got one that is read"),
-        (("cmt.json", "-o", "cmt.json"), "expected to write it, got: File exists"),
+        (("cmt.json", "-o", "cmt.json"), "expected a folder, got a file; name another"),
     ],
     ids=["missing", "its own input", "no folder"],
 )

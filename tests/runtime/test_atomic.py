@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.atomic import atomic_output
-from runtime.errors import CmtError
+from runtime.atomic import atomic_output, make_folder
+from runtime.errors import CmtError, UsageError
 from tests.runtime.privileges import without_privileges
 
 ROOT = Path(__file__).parents[2]
@@ -141,3 +141,21 @@ def test_a_failed_read_inside_the_block_is_not_taken_for_a_failed_write(tmp_path
     with pytest.raises(FileNotFoundError, match="other"), atomic_output(tmp_path / "out"):
         (tmp_path / "other").read_bytes()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_made_once_with_those_above_it(tmp_path):
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b", option="-o")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("below", ["", "/below"], ids=["itself", "above"])
+def test_a_file_where_a_folder_goes_is_one_line(tmp_path, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"^--work '.*': expected a folder, got a file; name another$"):
+        make_folder(f"{tmp_path}/file{below}", option="--work")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    with pytest.raises(CmtError, match="expected to write it, got: File name too long"):
+        make_folder(tmp_path / ("x" * 300), option="-o")
