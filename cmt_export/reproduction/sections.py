@@ -10,6 +10,7 @@ from cmt_export.reproduction.confusion_figure import ConfusionFigure
 from cmt_export.reproduction.cost_figure import CostFigure
 from cmt_export.reproduction.evaluating import Evaluate
 from cmt_export.reproduction.galleries import AttacksGallery, Figure9, Figure10, Figure11, Figure12
+from cmt_export.reproduction.guard_section import GuardSection
 from cmt_export.reproduction.headline import Headline
 from cmt_export.reproduction.judging import JudgeSet
 from cmt_export.reproduction.kappa_figures import BlackBoxDetection, GreyBoxDetection, TransferFigure
@@ -42,6 +43,7 @@ SECTIONS: Mapping[str, Section] = {
         Figure11(),
         Figure12(),
         ReportSection(),
+        GuardSection(),
     )
 }
 """In the order of the summary."""

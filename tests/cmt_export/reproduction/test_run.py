@@ -43,7 +43,7 @@ def _answers(found, export, pixels):
 
 def test_everything_is_written_and_complete(finished):
     names = {path.name for path in finished.folder.iterdir()}
-    assert names == PAGES | {"figures", "results.json", "report.html", "evaluation.json", ".work"}
+    assert names == PAGES | {"figures", "results.json", "report.html", "evaluation.json", "guard.onnx", ".work"}
     assert {path.name for path in (finished.folder / "figures").iterdir()} == DRAWN | PICTURES
     for name in PAGES:
         assert "not run yet" not in (finished.folder / name).read_text(), name
@@ -56,6 +56,13 @@ def test_everything_is_written_and_complete(finished):
     assert {cell["verdict"] for cell in everything} <= {"not published", "undefined"}
     assert all(cell["digest"] for cell in everything)
     assert Results.load(finished.folder / "evaluation.json").complete
+
+
+def test_the_guard_is_the_one_that_was_attacked(finished):
+    path = finished.folder / "guard.onnx"
+    attacked = Results.load(finished.folder / "evaluation.json").model.sha256
+    with Guard(path, sha256=attacked, device="cpu") as guard:
+        assert guard.digest == json.loads((finished.folder / "results.json").read_text())["networks"]["guard"]["digest"]
 
 
 def test_the_command_that_was_typed_is_recorded(finished):
