@@ -19,21 +19,21 @@ _CHUNK = 1 << 16
 
 
 def read_manifest(manifest: str, column: str | None = None) -> Iterator[str]:
-    """Yield the paths or URIs of a manifest in its order, a little at a time.
+    """Yield the paths or URIs of a manifest in its order, a little at a time; an empty one for a row without any.
 
     Args:
         manifest: A .csv with a header line, a .jsonl with one object a line, or a .parquet.
         column: Where the paths are; by default in ``path``, else in ``uri``.
 
     Raises:
-        UsageError: It cannot be read, has no such column, or a row without a path; pyarrow is missing for .parquet.
+        UsageError: It cannot be read, has no such column, or a number in it; pyarrow is missing for .parquet.
     """
     rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}[os.path.splitext(manifest)[1]]
     try:
         for number, path in enumerate(rows(manifest, column), start=1):
-            if not isinstance(path, str) or not path:
+            if not isinstance(path, str | None):
                 raise UsageError(f"{manifest!a}, row {number}: expected a path, got {path!a:.80}; remove the row")
-            yield path
+            yield path or ""
     except OSError as error:
         got = error.strerror or one_line(error)
         raise UsageError(f"{manifest!a}: expected a readable manifest, got: {got}; check the path") from None
