@@ -40,6 +40,7 @@ class Schedule:
         seed: Of initial weights, order of images, dropout, ε and augmentation.
         flip: Whether half of the images, drawn anew in every step, are mirrored left to right.
         crop: Largest move of an image in pixels, up or down and left or right, drawn for each; black comes after it.
+        affine: Largest change of each entry of the 2x2 matrix that turns, stretches and slants an image, drawn anew.
     """
 
     epochs: int = 10
@@ -48,11 +49,14 @@ class Schedule:
     seed: int = 0
     flip: bool = False
     crop: int = 0
+    affine: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for a value out of range."""
         if self.crop < 0:
             raise UsageError(f"schedule: expected crop >= 0, got {self.crop}")
+        if not 0 <= self.affine < 0.5:
+            raise UsageError(f"schedule: expected affine in [0, 0.5), got {self.affine}")
         if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0 or self.seed < 0:
             raise UsageError(
                 "schedule: expected epochs >= 1, batch_size >= 1, learning_rate > 0 and seed >= 0, got "

@@ -25,6 +25,7 @@ SCHEDULE_HELP = {
     "seed": "Of weights, order, dropout and everything a recipe draws.",
     "flip": "Mirror half of the images left to right, drawn anew in every step.",
     "crop": "Move each image by up to so many pixels, drawn anew in every step.",
+    "affine": "Turn, stretch and slant each image: largest change of an entry of the 2x2 matrix.",
 }
 
 

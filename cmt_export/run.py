@@ -79,7 +79,7 @@ class Run:
         settings, execution = self.checkpoint.schedule, self.checkpoint.execution
         pixels, labels = load(self.data.train, rows)
         chance = _seeded(settings.seed, self.epoch, self.step, _OF_AUGMENTATION, device="cpu")
-        pixels = augment(pixels, flip=settings.flip, crop=settings.crop, generator=chance)
+        pixels = augment(pixels, flip=settings.flip, crop=settings.crop, affine=settings.affine, generator=chance)
         done = self.epoch * self.steps + self.step + 1
         return Batch(
             pixels=place(pixels, execution),

@@ -10,7 +10,8 @@ def _pixels(n=64, shape=(3, 6, 5), seed=0):
 
 
 def _augmented(pixels, seed=0, **options):
-    return augment(pixels, **{"flip": False, "crop": 0} | options, generator=torch.Generator().manual_seed(seed))
+    options = {"flip": False, "crop": 0, "affine": 0.0} | options
+    return augment(pixels, **options, generator=torch.Generator().manual_seed(seed))
 
 
 def test_nothing_asked_for_changes_nothing():
@@ -42,8 +43,33 @@ def test_crop_moves_each_image_and_fills_with_black(margin):
     assert found == set(offsets)
 
 
+def test_affine_draws_a_map_for_each_image_about_its_middle():
+    pixels = torch.zeros(200, 1, 21, 21)
+    pixels[:, :, 10, 10] = 1  # stays in the middle
+    pixels[:, :, 10, 16] = 1
+    moved = _augmented(pixels, affine=0.2)
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    assert moved[:, 0, 10, 10].min() > 0.99
+    other = moved.clone()
+    other[:, 0, 8:13, 8:13] = 0
+    columns = torch.arange(21.0) - 10
+    mass = other.sum((1, 2, 3))
+    across, down = ((other.sum(axis)[:, 0] * columns).sum(1) / mass for axis in (2, 3))
+    # Output places are mapped to input places: 6 pixels to the right come from 6·(1 ± 0.2) and the rows 6·(± 0.2).
+    assert 6 / 1.25 < across.min() < 5.4
+    assert 6.6 < across.max() < 6 / 0.75
+    assert -2 < down.min() < -0.5
+    assert 0.5 < down.max() < 2
+
+
+def test_affine_leaves_what_does_not_depend_on_the_place():
+    inside = _augmented(torch.full((8, 3, 12, 12), 0.25), affine=0.1)[:, :, 4:8, 4:8]
+    torch.testing.assert_close(inside, torch.full_like(inside, 0.25))
+
+
 def test_the_generator_decides():
     pixels = _pixels()
-    options = {"flip": True, "crop": 2}
+    options = {"flip": True, "crop": 2, "affine": 0.1}
     assert torch.equal(_augmented(pixels, seed=3, **options), _augmented(pixels, seed=3, **options))
     assert not torch.equal(_augmented(pixels, seed=3, **options), _augmented(pixels, seed=4, **options))

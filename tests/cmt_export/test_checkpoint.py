@@ -16,6 +16,7 @@ def test_it_loads_with_weights_only_and_holds_the_full_configuration(checkpoint_
     document = torch.load(checkpoint_path, weights_only=True)
     assert document["recipe"]["epsilon"] == 0.2
     schedule = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0, "flip": False, "crop": 0}
+    schedule |= {"affine": 0.0}
     assert document["schedule"] == schedule
     assert document["execution"] == {"device": "cpu", "precision": "fp32", "channels_last": True, "threads": 1}
     assert document["classmap"] == [1, 2, 0]
@@ -158,6 +159,8 @@ def test_an_unwritable_place_is_one_line(checkpoint, tmp_path):
 def test_images_are_not_moved_backwards():
     with pytest.raises(UsageError, match="schedule: expected crop >= 0, got -1"):
         Schedule(crop=-1)
+    with pytest.raises(UsageError, match=r"schedule: expected affine in \[0, 0.5\), got 0.5"):
+        Schedule(affine=0.5)
 
 
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": float("nan")}, {"seed": -1}])
