@@ -16,7 +16,8 @@ def augment(pixels: Tensor, *, flip: bool, crop: int, affine: float, generator: 
         crop: How many black pixels are put on every side before a window of the old size is cut out anywhere, at least
             0: moves each image by up to as many pixels.
         affine: Largest change, at least 0 and less than ½, of each entry of the 2x2 unit matrix by which an image is
-            turned, stretched and slanted about its middle; bilinear, black comes from outside.
+            turned, stretched and slanted about its middle; each pixel takes the nearest one, so that no stroke gets
+            paler than it was (a pale one is what a bounded attacker can erase), and black from outside.
         generator: For every random number, on the device of `pixels`.
 
     Source: flip and crop as He et al. 2016 (arXiv 1512.03385), section 4.2, for CIFAR-10, with 4 pixels.
@@ -36,7 +37,7 @@ def _affine(pixels: Tensor, most: float, generator: torch.Generator) -> Tensor:
     change = torch.rand((n, 2, 2), generator=generator, device=device).mul_(2).sub_(1).mul_(most)
     matrix = F.pad(torch.eye(2, device=device) + change, (0, 1))
     grid = F.affine_grid(matrix, list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, align_corners=False).clamp_(0, 1)
+    return F.grid_sample(pixels, grid, mode="nearest", align_corners=False)
 
 
 def _crop(pixels: Tensor, margin: int, generator: torch.Generator) -> Tensor:
