@@ -23,9 +23,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from calibration.classmap import ClassmapConfig
-from calibration.classmap_study import ClassmapStudy, Estimated, same_partners, study_classmaps
 from calibration.datasets import Dataset, load_dataset
-from calibration.provenance import environment
+from calibration.evaluation.provenance import environment
+from calibration.studies.classmap import ClassmapStudy, Estimated, same_partners, study_classmaps
 from runtime.artifact import read_artifact
 from runtime.terminal import stages
 
@@ -165,8 +165,7 @@ def measure_detection(
 ) -> list[dict[str, Any]]:
     """Train and attack guards for every distinct Classmap; one record for each map and seed."""
     from calibration.attacks import Pgd
-    from calibration.evaluation import evaluate
-    from calibration.planning import EvaluationConfig
+    from calibration.evaluation import EvaluationConfig, evaluate
     from cmt_export.recipes import Cmt
 
     config = EvaluationConfig(

@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from calibration.confidence_study import Compared, StudyConfig, study_confidences
 from calibration.datasets import load_dataset
+from calibration.evaluation.provenance import environment
 from calibration.metrics import Interval
-from calibration.provenance import environment
+from calibration.studies.confidence import Compared, StudyConfig, study_confidences
 from runtime.artifact import read_artifact
 from runtime.cpus import usable_cpus
 from runtime.terminal import stages

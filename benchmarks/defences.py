@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from calibration.pool_results import load_results
+from calibration.results import load_results
 from runtime.artifact import read_artifact
 from runtime.errors import CmtError, UsageError
 

@@ -18,7 +18,7 @@ from onnx.utils import Extractor
 
 from calibration.datasets import Dataset
 from calibration.golden import choose_golden
-from calibration.gradient_reading import Model, opset_of, read_model
+from calibration.graphs.reading import Model, opset_of, read_model
 from calibration.rules import OPSETS, assemble
 from calibration.stamping import METADATA_KEY, stamp
 from runtime.errors import ModelError, UsageError, one_line

@@ -16,8 +16,8 @@ from calibration.attacks import Attack, Budget, Fgs, Igs
 from calibration.attacks.attack import BATCH_SIZE, check_count
 from calibration.attacks.carlini_wagner import CarliniWagner
 from calibration.attacks.deepfool import DeepFool
-from calibration.gradient_reading import Model
 from calibration.gradients import GradientGraph
+from calibration.graphs.reading import Model
 from calibration.pixels import to_pixels
 from runtime.errors import UsageError
 

@@ -13,18 +13,16 @@ from calibration import options as parse
 from calibration.adoption import Adoption
 from calibration.attacks.catalogue import ATTACKS, EPSILONS, grid
 from calibration.datasets import load_dataset
-from calibration.evaluation import evaluate
+from calibration.evaluation import EvaluationConfig, evaluate
+from calibration.evaluation.saved_images import ImageFolder
 from calibration.findings import conclude
+from calibration.findings.outcome_table import print_outcomes
 from calibration.gates import Gate, check_gates, parse_gate
-from calibration.joining import join
 from calibration.options import DATA, SEED, SIZE, next_command
-from calibration.outcome_table import print_outcomes
-from calibration.planning import EvaluationConfig
-from calibration.pool_evaluation import evaluate_pool
-from calibration.pool_outcomes import print_pool
-from calibration.pool_results import PoolResults, load_results
-from calibration.results import Results
-from calibration.saved_images import ImageFolder
+from calibration.pools import evaluate_pool
+from calibration.pools.outcomes import print_pool
+from calibration.results import PoolResults, Results, load_results
+from calibration.results.joining import join
 from calibration.threats import DEFAULT_NAMES, NAMES
 from runtime.atomic import check_output
 from runtime.cli import DEVICE, JSON, MODEL, THREADS
@@ -222,8 +220,8 @@ def report(results: tuple[Path, ...], output: Path, card: Path | None) -> None:
 
     Example: cmt report adaptive.json results.json -o report.html --md card.md
     """
-    from calibration.model_card import write_card  # jinja2 and matplotlib, which the other commands do without
     from calibration.report import write_report
+    from calibration.report.model_card import write_card  # jinja2 and matplotlib, which the other commands do without
 
     for path in (output, *filter(None, [card])):
         check_output(path, *results)

@@ -10,7 +10,7 @@ import click
 
 from calibration import comparing
 from calibration import options as parse
-from calibration.pool_results import load_results
+from calibration.results import load_results
 from runtime.atomic import check_output, make_folder
 from runtime.cli import JSON
 from runtime.terminal import print_json
@@ -42,7 +42,7 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
 
     Example: cmt compare results/defences/*/*.json -o results/defences --awaited trades
     """
-    from calibration.comparing_pages import (
+    from calibration.comparing.pages import (
         STEM,
         SUFFIXES,
         headline,

@@ -22,9 +22,9 @@ from typing import NamedTuple
 from calibration.attacks.catalogue import ATTACKS
 from calibration.availability import CHANGES, UNCHANGED
 from calibration.metrics import Interval
-from calibration.phrasing import cell_name
-from calibration.result_records import Cell
 from calibration.results import Results
+from calibration.results.phrasing import cell_name
+from calibration.results.records import Cell
 from calibration.threats import NAMES, THREATS
 from runtime.errors import GateFailed, UsageError
 

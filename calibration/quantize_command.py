@@ -13,7 +13,7 @@ from calibration.metrics import Interval
 from calibration.options import DATA, SEED, SIZE, next_command
 from calibration.quantization import QuantizationConfig, Quantized, Trial
 from calibration.quantization import quantize as quantize_file
-from calibration.quantization_gate import GateConfig, GateReport, Shift, compare
+from calibration.quantization.gate import GateConfig, GateReport, Shift, compare
 from runtime.artifact import read_artifact
 from runtime.atomic import atomic_output, check_output
 from runtime.cli import JSON, MODEL, THREADS

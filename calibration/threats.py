@@ -16,10 +16,10 @@ from typing import Any, Literal
 from calibration.attacks import Attack
 from calibration.attacks.attack import LossAttack
 from calibration.objectives import CrossEntropy, Objective
-from calibration.objectives_detector import QuietConfidence
-from calibration.objectives_margin import Margin, MarginObjective, PairMargin, SummedMargins
-from calibration.objectives_pool import Expectation, ExpectedMargin
-from calibration.objectives_rule import TargetConfidence, WrongConfidence
+from calibration.objectives.detector import QuietConfidence
+from calibration.objectives.margin import Margin, MarginObjective, PairMargin, SummedMargins
+from calibration.objectives.pool import Expectation, ExpectedMargin
+from calibration.objectives.rule import TargetConfidence, WrongConfidence
 from runtime.errors import UsageError
 from runtime.spec import GuardSpec
 

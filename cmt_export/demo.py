@@ -15,11 +15,10 @@ import numpy.typing as npt
 from calibration.attacks import Fgs, Igs, Pgd
 from calibration.classmap import ClassmapConfig
 from calibration.datasets import Dataset, load_dataset
-from calibration.evaluation import evaluate
+from calibration.evaluation import EvaluationConfig, evaluate
+from calibration.findings.outcome_table import print_outcomes
 from calibration.gradients import GradientGraph
-from calibration.outcome_table import print_outcomes
 from calibration.pixels import to_images, to_pixels
-from calibration.planning import EvaluationConfig
 from calibration.report import write_report
 from calibration.results import Results
 from calibration.thresholds import CalibrationConfig, calibrate

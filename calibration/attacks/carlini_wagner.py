@@ -32,8 +32,8 @@ from calibration.attacks.attack import (
 )
 from calibration.attacks.shortest_change import Search
 from calibration.gradients import GradientGraph
-from calibration.objectives_margin import Margin, MarginObjective, PairMargin, SummedMargins
-from calibration.objectives_pool import ExpectedMargin
+from calibration.objectives.margin import Margin, MarginObjective, PairMargin, SummedMargins
+from calibration.objectives.pool import ExpectedMargin
 from runtime.errors import UsageError
 
 

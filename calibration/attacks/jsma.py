@@ -20,8 +20,8 @@ from calibration.attacks.attack import (
     is_flat,
 )
 from calibration.attacks.saliency import best_pairs
-from calibration.gradient_tape import Tape
 from calibration.gradients import GradientGraph
+from calibration.graphs.tape import Tape
 from calibration.objectives import one_hot
 from runtime.errors import UsageError
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from calibration.availability import INVISIBLE
-from calibration.phrasing import percent
+from calibration.results.phrasing import percent
 from cmt_export.reproduction.cell import Cell, Count, count
 from cmt_export.reproduction.claims import benign_unit
 from cmt_export.reproduction.found import Found

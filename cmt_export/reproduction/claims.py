@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from calibration.phrasing import percent
+from calibration.results.phrasing import percent
 from cmt_export.reproduction import published
 from cmt_export.reproduction.cell import Cell, count
 from cmt_export.reproduction.crafting import Sample

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from calibration.phrasing import percent
+from calibration.results.phrasing import percent
 from cmt_export.reproduction.cell import Cell
 from cmt_export.reproduction.claims import Claims
 from cmt_export.reproduction.figure_style import COLOURS, INK, SETTINGS, say_nothing_there, styled, svg

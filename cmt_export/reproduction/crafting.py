@@ -12,8 +12,8 @@ import numpy as np
 from calibration.attacks import Attack, AttackResult
 from calibration.attacks.attack import BoolArray, FloatArray, IntArray
 from calibration.attacks.carlini_wagner import CarliniWagner
-from calibration.crafting import check_budget, craft
 from calibration.datasets import Dataset
+from calibration.evaluation.crafting import check_budget, craft
 from calibration.gradients import GradientGraph
 from calibration.judge import Judge
 from calibration.metrics import judge_outcomes

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from calibration.attacks import Attack
-from calibration.evaluation import evaluate
-from calibration.planning import EvaluationConfig
+from calibration.evaluation import EvaluationConfig, evaluate
 from calibration.results import Results
 from calibration.threats import NAMES
 from cmt_export.reproduction.pace import Pace

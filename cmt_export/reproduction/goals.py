@@ -11,8 +11,8 @@ import numpy.typing as npt
 from calibration.attacks import Attack
 from calibration.attacks.attack import LossAttack
 from calibration.attacks.carlini_wagner import CarliniWagner
-from calibration.objectives_margin import Margin, PairMargin, SummedMargins
-from calibration.objectives_rule import WrongConfidence
+from calibration.objectives.margin import Margin, PairMargin, SummedMargins
+from calibration.objectives.rule import WrongConfidence
 from runtime.spec import GuardSpec
 
 FloatArray = npt.NDArray[np.float32]

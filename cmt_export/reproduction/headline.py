@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from calibration.findings import FALLS_ABOVE
-from calibration.phrasing import percent, with_bounds
+from calibration.results.phrasing import percent, with_bounds
 from cmt_export.reproduction.cell import Cell, count
 from cmt_export.reproduction.found import Found
 from cmt_export.reproduction.judging import JudgeSet

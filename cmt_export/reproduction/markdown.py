@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calibration.phrasing import bounds, percent
+from calibration.results.phrasing import bounds, percent
 from cmt_export.reproduction.cell import MEANINGS, Cell, nearest
 
 NOT_RUN = "not run yet"

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from calibration.phrasing import percent
-from calibration.result_records import Environment
+from calibration.results.phrasing import percent
+from calibration.results.records import Environment
 from cmt_export.reproduction.cell import Cell
 from cmt_export.reproduction.claims import benign_unit
 from cmt_export.reproduction.found import Found

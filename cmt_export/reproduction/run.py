@@ -10,7 +10,7 @@ from pathlib import Path
 
 from calibration.attacks.attack import Report
 from calibration.datasets import Dataset
-from calibration.provenance import environment
+from calibration.evaluation.provenance import environment
 from cmt_export.reproduction.config import ReproductionConfig
 from cmt_export.reproduction.evaluating import Evaluate
 from cmt_export.reproduction.found import Found

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.datasets import Dataset
-from calibration.provenance import environment
+from calibration.evaluation.provenance import environment
 from calibration.records import from_json
 from cmt_export.reproduction.unit import Unit, key_of, options_of
 from runtime.atomic import atomic_output, make_folder, unwritable

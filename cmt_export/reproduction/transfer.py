@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal, NamedTuple
 
-from calibration.phrasing import percent
+from calibration.results.phrasing import percent
 from cmt_export.reproduction import published
 from cmt_export.reproduction.cell import Cell, count
 from cmt_export.reproduction.found import Found

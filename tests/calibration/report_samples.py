@@ -10,11 +10,12 @@ from PIL import Image
 
 from calibration.availability import INVISIBLE, Availability
 from calibration.datasets import load_dataset
-from calibration.detection_figures import detection_figures
-from calibration.image_columns import ChangeColumns, VerdictColumns, pack, pack_labels
 from calibration.metrics import Counts, rate, share
 from calibration.pixels import to_images, to_pixels
-from calibration.result_records import (
+from calibration.results import Results
+from calibration.results.detection_figures import detection_figures
+from calibration.results.image_columns import ChangeColumns, VerdictColumns, pack, pack_labels
+from calibration.results.records import (
     Answer,
     Cell,
     DataRecord,
@@ -27,8 +28,7 @@ from calibration.result_records import (
     SelfCheck,
     Source,
 )
-from calibration.results import Results
-from calibration.worst_case import worst_cases
+from calibration.results.worst_case import worst_cases
 
 HOSTILE = "<script>alert(1)</script>"
 CLASSES = (

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from calibration.detection_figures import detection_figures
-from calibration.image_columns import ChangeColumns, VerdictColumns, pack, pack_labels
 from calibration.metrics import Counts, rate
-from calibration.result_records import (
+from calibration.results import Results
+from calibration.results.detection_figures import detection_figures
+from calibration.results.image_columns import ChangeColumns, VerdictColumns, pack, pack_labels
+from calibration.results.records import (
     Answer,
     Cell,
     DataRecord,
@@ -16,8 +17,7 @@ from calibration.result_records import (
     SelfCheck,
     Source,
 )
-from calibration.results import Results
-from calibration.worst_case import worst_cases
+from calibration.results.worst_case import worst_cases
 
 HASH = "0" * 64
 N = 10

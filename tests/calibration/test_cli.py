@@ -13,7 +13,7 @@ from calibration.calibrate_command import calibrate
 from calibration.cli import attack, report
 from calibration.findings import conclude
 from calibration.results import Results
-from calibration.sanity_checks import CHECKS
+from calibration.sanity import CHECKS
 from calibration.thresholds import held_out_images
 from runtime.artifact import read_artifact
 from runtime.errors import UsageError

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from calibration.pool_results import load_results
+from calibration.results import load_results
 from runtime.errors import GateFailed, UsageError
 from tests.calibration.cli_runs import fill, run_attack
 from tests.calibration.guards import guard_file

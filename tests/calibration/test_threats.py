@@ -9,9 +9,9 @@ from calibration.attacks.deepfool import DeepFool
 from calibration.attacks.fgs import Fgs
 from calibration.attacks.square import Square
 from calibration.objectives import CROSS_ENTROPY
-from calibration.objectives_detector import QuietConfidence
-from calibration.objectives_margin import Margin, PairMargin, SummedMargins
-from calibration.objectives_rule import WrongConfidence
+from calibration.objectives.detector import QuietConfidence
+from calibration.objectives.margin import Margin, PairMargin, SummedMargins
+from calibration.objectives.rule import WrongConfidence
 from calibration.threats import DEFAULT_NAMES, NAMES, THREATS, aim, choose_threats, rehearse
 from runtime.errors import UsageError
 

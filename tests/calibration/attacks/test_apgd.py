@@ -6,8 +6,8 @@ from calibration.attacks.apgd import Apgd
 from calibration.attacks.igs import Igs
 from calibration.gradients import GradientGraph
 from calibration.objectives import CROSS_ENTROPY, CrossEntropy
-from calibration.objectives_margin import PairMargin
-from calibration.objectives_rule import TargetConfidence, WrongConfidence
+from calibration.objectives.margin import PairMargin
+from calibration.objectives.rule import TargetConfidence, WrongConfidence
 from calibration.pixels import to_pixels
 from runtime.errors import UsageError
 from tests.calibration.guards import CLASSMAP, dataset, guard_file

@@ -7,7 +7,7 @@ from calibration.attacks.deepfool import DeepFool
 from calibration.gradients import GradientGraph
 from calibration.judge import Judge
 from calibration.objectives import CROSS_ENTROPY
-from calibration.objectives_margin import Margin, PairMargin, SummedMargins
+from calibration.objectives.margin import Margin, PairMargin, SummedMargins
 from calibration.pixels import to_pixels
 from runtime.artifact import read_artifact
 from runtime.errors import UsageError

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 
 from calibration.attacks import Fgs
 from calibration.datasets import Dataset, make_dataset
-from calibration.evaluation import evaluate
+from calibration.evaluation import EvaluationConfig, evaluate
 from calibration.gradients import GradientGraph
 from calibration.pixels import to_pixels
-from calibration.planning import EvaluationConfig
 from calibration.thresholds import CalibrationConfig, calibrate
 from cmt_export.exporting import export
 from cmt_export.recipes import Magnet

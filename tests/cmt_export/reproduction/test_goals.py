@@ -5,8 +5,8 @@ import pytest
 
 from calibration.attacks import Fgs, Pgd
 from calibration.attacks.carlini_wagner import CarliniWagner
-from calibration.objectives_margin import Margin, PairMargin, SummedMargins
-from calibration.objectives_rule import WrongConfidence
+from calibration.objectives.margin import Margin, PairMargin, SummedMargins
+from calibration.objectives.rule import WrongConfidence
 from cmt_export.reproduction.goals import aimed, choose_targets
 
 PAIR = SimpleNamespace(classmap=(1, 2, 0), threshold=0.25)

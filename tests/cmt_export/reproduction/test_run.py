@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from calibration.provenance import environment
+from calibration.evaluation.provenance import environment
 from calibration.results import Results
 from cmt_export.checkpoint import Checkpoint
 from cmt_export.reproduction.claims import benign_unit

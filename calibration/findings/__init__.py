@@ -1,0 +1,8 @@
+"""What results allow to be said: `conclusion` gives the verdict, `doubts` what weakens it, whatever it is.
+
+`briefing` is what a manager has to know, `outcome_table` what `cmt attack` prints.
+"""
+
+from calibration.findings.conclusion import FALLS_ABOVE, Finding, Kind, conclude
+
+__all__ = ["FALLS_ABOVE", "Finding", "Kind", "conclude"]

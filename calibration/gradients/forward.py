@@ -1,0 +1,265 @@
+"""The forward half of a gradient graph: a classifier cut open at the tensor it is differentiated with respect to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+from calibration.graphs.operators import FLAT, QUANTIZED_RANGE, is_integer_arithmetic
+from calibration.graphs.reading import Model, constants_of, folded, opset_of, read_model
+from calibration.graphs.tape import FLOATS, Tape, attributes_of, described, listed
+from calibration.graphs.types import BATCH, TensorType, declared_types, infer_types
+from runtime.errors import ModelError, UsageError
+
+HEADS = ("logits", "robust_logits")
+"""The logits an exported file of ours can have."""
+
+_FULL_IR_VERSION = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardGraph:
+    """The nodes that lead from `wrt` to the tensors `of`, everything else cut off.
+
+    Attributes:
+        nodes: In topological order, with constants folded and ReLU moved behind the max-pooling that follows it.
+        constants: Every initializer by name.
+        types: What is known of each tensor.
+        active: The tensors through which a gradient flows from `of` to `wrt`.
+        wrt: The input to differentiate with respect to.
+        of: The tensors to differentiate.
+        opset: The version of the ``ai.onnx`` operators.
+        ir_version: The version of the file format.
+    """
+
+    nodes: tuple[NodeProto, ...]
+    constants: Mapping[str, TensorProto]
+    types: Mapping[str, TensorType]
+    active: frozenset[str]
+    wrt: str
+    of: tuple[str, ...]
+    opset: int
+    ir_version: int
+
+    @property
+    def batch(self) -> int | str | None:
+        """The batch axis of `wrt`: `BATCH`, or a number in a model that was exported for one batch size only."""
+        return (self.types[self.wrt].dims or (None,))[0]
+
+    @property
+    def straight_through(self) -> bool:
+        """Whether a gradient passes rounded numbers, as if they had not been rounded."""
+        return any(node.op_type == "QuantizeLinear" and node.output[0] in self.active for node in self.nodes)
+
+    def tape(self) -> Tape:
+        """Start a tape with a copy of these nodes."""
+        return Tape(self.nodes, constants=self.constants, types=self.types, active=self.active, wrt=self.wrt)
+
+
+def forward_graph(model: Model, *, wrt: str, of: Sequence[str] | None) -> ForwardGraph:
+    """Cut `model` at `wrt` and keep what leads to the tensors `of`.
+
+    Args:
+        model: A path, the bytes of a file, or the model itself.
+        wrt: The float32 tensor ``(N, ...)`` that becomes the input.
+        of: The float32 tensors ``(N, K)`` to keep; None means those of `HEADS` that the model has.
+
+    Raises:
+        ModelError: The model is not valid, not float32, or `of` depends on more than `wrt`.
+        UsageError: It has no tensor of that name.
+    """
+    proto = read_model(model)
+    graph = proto.graph
+    constants = constants_of(graph)
+    nodes = [node for node in graph.node if node.op_type != "Constant"]
+    types = declared_types(proto)
+    produced = {*types, *(name for node in nodes for name in node.output)}
+    heads = _chosen(of, produced - constants.keys(), graph)
+    if wrt not in produced:
+        inputs = [value.name for value in graph.input if value.name not in constants]
+        raise UsageError(
+            f"expected `wrt` to name a tensor of the model, got {wrt!r}; its inputs are {', '.join(inputs)}"
+        )
+    nodes = _ancestors(nodes, heads, stop=wrt)
+    nodes = list(_local_shapes(nodes, wrt, types, constants))
+    nodes = _ancestors(folded(nodes, constants), heads, stop=wrt)
+    _check_nodes(nodes, wrt, constants)
+    nodes = _pooled_before_relu(nodes, heads)
+    source = TensorType(element=types[wrt].element, dims=_batched(types[wrt].dims))
+    known = infer_types(nodes, constants, {wrt: source}, opset=opset_of(proto))
+    active = active_tensors(nodes, wrt, known)
+    _check_float(nodes, known, active, (wrt, *heads))
+    return ForwardGraph(
+        nodes=tuple(nodes),
+        constants=constants,
+        types=known,
+        active=frozenset(active),
+        wrt=wrt,
+        of=heads,
+        opset=opset_of(proto),
+        ir_version=max(proto.ir_version, _FULL_IR_VERSION),
+    )
+
+
+def _batched(dims: tuple[int | str | None, ...] | None) -> tuple[int | str | None, ...] | None:
+    return (BATCH, *dims[1:]) if dims and not isinstance(dims[0], int) else dims
+
+
+def _chosen(of: Sequence[str] | None, produced: set[str], graph: GraphProto) -> tuple[str, ...]:
+    heads = tuple(name for name in HEADS if name in produced) if of is None else tuple(of)
+    missing = [name for name in heads if name not in produced]
+    if missing or not heads:
+        outputs = ", ".join(value.name for value in graph.output)
+        wanted = ", ".join(missing) if missing else "neither of " + ", ".join(HEADS)
+        raise UsageError(f"expected `of` to name tensors of the model, got {wanted}; its outputs are {outputs}")
+    return heads
+
+
+def _ancestors(nodes: Sequence[NodeProto], of: Iterable[str], *, stop: str) -> list[NodeProto]:
+    """Keep the nodes that `of` needs, looking no further back than `stop`."""
+    wanted, kept = set(of), list[NodeProto]()
+    for node in reversed(nodes):
+        if stop not in node.output and not wanted.isdisjoint(node.output):
+            kept.append(node)
+            wanted.update(_read_by(node))
+    return kept[::-1]
+
+
+def _read_by(node: NodeProto) -> Iterator[str]:
+    """Return the tensors a node reads, those its branches and loop bodies read included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _read_by(inner)
+
+
+def _descendants(nodes: Iterable[NodeProto], source: str) -> set[str]:
+    reached = {source}
+    for node in nodes:
+        if not reached.isdisjoint(node.input):
+            reached.update(node.output)
+    return reached
+
+
+def active_tensors(nodes: Iterable[NodeProto], wrt: str, types: Mapping[str, TensorType]) -> set[str]:
+    """Return the tensors that vary smoothly with `wrt`: floats, and integers that QuantizeLinear made of floats.
+
+    A tensor of unknown type counts too, so that what made it is refused rather than passed over.
+    """
+    reached, integers = {wrt}, set[str]()
+    for node in nodes:
+        read = set(_read_by(node))
+        if node.op_type in FLAT or reached.isdisjoint(read):
+            continue
+        for name in node.output:
+            element = types[name].element if name in types else TensorProto.UNDEFINED
+            if node.op_type == "QuantizeLinear" or (element in QUANTIZED_RANGE and not integers.isdisjoint(read)):
+                integers.add(name)
+                reached.add(name)
+            elif element in FLOATS or element == TensorProto.UNDEFINED:
+                reached.add(name)
+    return reached
+
+
+def _local_shapes(
+    nodes: Sequence[NodeProto], wrt: str, types: Mapping[str, TensorType], constants: dict[str, TensorProto]
+) -> Iterator[NodeProto]:
+    """Write fixed sizes down as constants; take the batch size from `wrt` where a node takes it from before the cut."""
+    after = _descendants(nodes, wrt)
+    batch = (types[wrt].dims or (None,))[0]
+    for node in nodes:
+        dims = types[node.input[0]].dims if node.op_type == "Shape" and node.input[0] in types else None
+        if dims is None:
+            yield node
+            continue
+        attributes = attributes_of(node)
+        sizes = dims[attributes.get("start", 0) : attributes.get("end")]
+        if all(isinstance(size, int) for size in sizes):
+            constants[node.output[0]] = numpy_helper.from_array(np.array(sizes, dtype=np.int64), node.output[0])
+            continue
+        movable = batch is not None and dims[0] == batch and None not in dims
+        if node.input[0] in after or not movable:
+            yield node
+            continue
+        parts = []
+        for axis, size in enumerate(sizes):
+            part = f"{node.output[0]}/axis_{axis}"
+            parts.append(part)
+            if size == batch:
+                yield helper.make_node("Shape", [wrt], [part], name=part, start=0, end=1)
+            else:
+                constants[part] = numpy_helper.from_array(np.array([size], dtype=np.int64), part)
+        yield helper.make_node("Concat", parts, [node.output[0]], name=node.output[0], axis=0)
+
+
+def _check_nodes(nodes: Sequence[NodeProto], wrt: str, constants: Mapping[str, TensorProto]) -> None:
+    integer = [described(node) for node in nodes if is_integer_arithmetic(node.domain, node.op_type)]
+    if integer:
+        raise ModelError(
+            f"expected a float graph, or one of QuantizeLinear and DequantizeLinear, got quantised nodes "
+            f"{listed(integer)}; attack its float twin instead"
+        )
+    custom = [f"{node.domain}.{described(node)}" for node in nodes if node.domain not in ("", "ai.onnx")]
+    if custom:
+        raise ModelError(f"expected plain ai.onnx operators, got {listed(custom)}; export the model unoptimised")
+    made = {wrt, "", *constants, *(name for node in nodes for name in node.output)}
+    foreign = sorted({name for node in nodes for name in node.input} - made)
+    if foreign:
+        raise ModelError(
+            f"expected the logits to depend on {wrt!r} alone, got a graph that also reads {', '.join(foreign)}"
+        )
+
+
+def _check_float(
+    nodes: Iterable[NodeProto], types: Mapping[str, TensorType], active: set[str], ends: Iterable[str]
+) -> None:
+    """Check that `ends` are float32, and every float between them."""
+    for name in ends:
+        if name not in types:
+            raise ModelError(f"expected the shape of {name!r} to follow from the input, got none; check the model")
+        if types[name].element != TensorProto.FLOAT:
+            raise ModelError(
+                f"expected tensor {name!r} to be float32, got {_element(types[name])}; attack the model's float32 twin"
+            )
+    other = [
+        f"{_element(types[name])} of {described(node)}"
+        for node in nodes
+        for name in node.output
+        if name in active and name in types and types[name].element in FLOATS - {TensorProto.FLOAT}
+    ]
+    if other:
+        raise ModelError(f"expected float32 all the way, got {listed(other)}; attack the model's float32 twin")
+
+
+def _element(known: TensorType) -> str:
+    return str(TensorProto.DataType.Name(known.element)).lower()
+
+
+def _pooled_before_relu(nodes: Sequence[NodeProto], of: Sequence[str]) -> list[NodeProto]:
+    """Move a ReLU behind the max-pooling that alone reads it: the values are the same, the reverse mask is smaller.
+
+    The gradient is the same too: where a window's maximum is positive both take it, elsewhere both are zero.
+    """
+    readers: dict[str, list[NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    moved = {}
+    for node in nodes:
+        followers = readers.get(node.output[0], [])
+        alone = len(followers) == 1 and followers[0].op_type == "MaxPool" and len(followers[0].output) == 1
+        if node.op_type == "Relu" and node.output[0] not in of and alone:
+            moved[node.output[0]] = node
+    ordered = []
+    for node in nodes:
+        if node.op_type == "MaxPool" and node.input[0] in moved:
+            relu, pool, pooled = moved[node.input[0]], NodeProto(), f"{node.output[0]}/before_relu"
+            pool.CopyFrom(node)
+            pool.input[0], pool.output[0] = relu.input[0], pooled
+            ordered += [pool, helper.make_node("Relu", [pooled], list(node.output), name=relu.name)]
+        elif node.output[0] not in moved:
+            ordered.append(node)
+    return ordered

@@ -1,0 +1,104 @@
+"""What an attacker who knows the reject rule ascends: a wrong label alone is no success, it has to be accepted too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from calibration.graphs.tape import Tape
+
+Classmap = tuple[int, ...] | None
+"""M of a file whose rule pairs two heads; None for a single head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongConfidence:
+    """The logarithm of the confidence that the rule finds in all wrong labels together.
+
+    ``log Σ_{t != y} p*(t) · p'(M[t])`` with p* = softmax(logits) and p' = softmax(robust_logits); with a single head
+    ``log Σ_{t != y} p*(t)``. It approaches 0 exactly where a wrong label is accepted, whatever the threshold.
+
+    Each head has its own normalised share in it, so that the head that lags behind has the larger derivative. A sum of
+    two logit differences, as in the paper's Eq. 10, lets the easy head pay for the other one. Everything stays in
+    logarithms: the shares of wrong labels underflow on confident images, and that would look like gradient masking.
+
+    Attributes:
+        classmap: M of the file under attack, or None for a single head.
+        logits: The tensor that plays z*; ``unlocked_logits`` reads it before the gradient lock.
+
+    Source: Stutz et al. 2020 (CCAT), section 4: the attack there ascends the largest confidence of a wrong label. Here
+        the confidence is that of the rule, and a sum stands for the maximum.
+    """
+
+    classmap: Classmap
+    logits: str = "logits"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the logits tensors it reads."""
+        return _heads(self.logits, self.classmap)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of its inputs."""
+        return ("labels",)
+
+    def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
+        """Append its nodes and return the name of the loss ``(N,)``."""
+        confidence = append_log_confidence(tape, [logits[name] for name in self.reads], self.classmap)
+        # Far below every logit, yet finite: infinity times a zero cotangent would be NaN.
+        hidden = tape.op("Mul", tape.input("labels", tape.batch, classes), tape.constant(-1e30))
+        return tape.op("ReduceLogSumExp", tape.op("Add", confidence, hidden), tape.ints(1), keepdims=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfidence:
+    """The logarithm of the confidence that the rule finds in one target label: ``log p*(t) + log p'(M[t])``.
+
+    It is to a target what `WrongConfidence` is to all wrong labels; with a single head it is ``log p*(t)``. Where it
+    reaches the logarithm of the threshold, and each head decides for the target, the rule accepts it.
+
+    Attributes:
+        classmap: M of the file under attack, or None for a single head.
+        logits: The tensor that plays z*; ``unlocked_logits`` reads it before the gradient lock.
+
+    Source: as for `WrongConfidence`, for one label.
+    """
+
+    classmap: Classmap
+    logits: str = "logits"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the logits tensors it reads."""
+        return _heads(self.logits, self.classmap)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of its inputs."""
+        return ("targets",)
+
+    def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
+        """Append its nodes and return the name of the loss ``(N,)``."""
+        confidence = append_log_confidence(tape, [logits[name] for name in self.reads], self.classmap)
+        chosen = tape.op("Mul", confidence, tape.input("targets", tape.batch, classes))
+        return tape.op("ReduceSum", chosen, tape.ints(1), keepdims=0)
+
+
+def append_log_confidence(tape: Tape, heads: Sequence[str], classmap: Classmap) -> str:
+    """Append the logarithm of the confidence that the rule finds in each label t, and return its name, ``(N, K)``.
+
+    Args:
+        tape: The tape that holds the network.
+        heads: The logits tensors: that of a single head, or z* and z'.
+        classmap: M where there are two heads, else None.
+    """
+    confidence = tape.op("LogSoftmax", heads[0], axis=1)
+    if classmap is None:
+        return confidence
+    partners = tape.op("LogSoftmax", heads[1], axis=1)
+    return tape.op("Add", confidence, tape.op("Gather", partners, tape.ints(*classmap), axis=1))
+
+
+def _heads(logits: str, classmap: Classmap) -> tuple[str, ...]:
+    return (logits,) if classmap is None else (logits, "robust_logits")
