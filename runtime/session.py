@@ -10,12 +10,13 @@ import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import onnxruntime
 
 from runtime.cpus import usable_cpus
 from runtime.errors import DeviceError, ModelError, UsageError, one_line
+from runtime.records import Record
 
 InferenceSession: TypeAlias = onnxruntime.InferenceSession
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -35,7 +36,7 @@ class _Session(onnxruntime.InferenceSession):  # type: ignore[misc]
         self._model_bytes = None
 
 
-class Device(NamedTuple):
+class Device(Record):
     """A device that was asked for.
 
     Attributes:

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from runtime.errors import ModelError
+from runtime.records import Record
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_DEPTH = 16
 
 
-class Message(NamedTuple):
+class Message(Record):
     """Which fields a message may have.
 
     Attributes:
