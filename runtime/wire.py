@@ -148,6 +148,8 @@ def varint(data: memoryview, position: int, stop: int) -> tuple[int, int]:
     Raises:
         ModelError: It is cut off, longer than it needs to be or does not fit in 64 bits.
     """
+    if position < stop and data[position] < 0x80:  # nearly all of them
+        return data[position], position + 1
     value = shift = 0
     while position < stop:
         byte = data[position]
