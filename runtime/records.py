@@ -56,11 +56,11 @@ class Record:
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse: records are frozen."""
-        raise AttributeError(f"{type(self).__name__}.{name} is read-only; make a new record")
+        raise AttributeError(f"cannot assign to field {name!r} of {type(self).__name__}; make a new record")
 
     def __delattr__(self, name: str) -> None:
         """Refuse: records are frozen."""
-        raise AttributeError(f"{type(self).__name__}.{name} is read-only; make a new record")
+        raise AttributeError(f"cannot delete field {name!r} of {type(self).__name__}; make a new record")
 
     def __eq__(self, other: object) -> bool:
         """Compare type and fields."""
