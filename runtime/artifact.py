@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from runtime.digests import digest, graph_digest, take_digests
 from runtime.errors import ModelError, StaleError, UsageError, one_line
 from runtime.files import open_regular
 from runtime.graph import BOOL, FLOAT, INT32, INT64, UINT8, Graph, Shape, read_graph
+from runtime.records import Record
 from runtime.spec import Calibration, Golden, GuardSpec, InputSpec, Producer, canonical_json, is_sha256
 
 __all__ = [
@@ -33,7 +34,7 @@ MAX_BYTES = 512 * 1024 * 1024
 PathOrBytes: TypeAlias = "str | os.PathLike[str] | bytes"
 
 
-class Artifact(NamedTuple):
+class Artifact(Record):
     """A guard file that passed every check.
 
     Attributes:

@@ -6,16 +6,17 @@ Source: ``docs/file-format.md``, "Digests".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from runtime.graph import locate_threshold
+from runtime.records import Record
 from runtime.spec import canonical_json
 from runtime.wire import fields
 
 METADATA_FIELD = 14
 
 
-class Digests(NamedTuple):
+class Digests(Record):
     """Three SHA-256 of one file, as lower-case hexadecimal.
 
     Attributes:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from runtime.errors import ModelError
 from runtime.onnx_messages import MODEL
+from runtime.records import Record
 from runtime.wire import Tree, parse, varint
 
 METADATA_KEY = b"cmt.guard"
@@ -23,7 +23,7 @@ Shape = tuple[int | None, ...]
 """Dimensions of a declared tensor; None where they are symbolic."""
 
 
-class Graph(NamedTuple):
+class Graph(Record):
     """The facts of a file that its metadata must agree with.
 
     Attributes:

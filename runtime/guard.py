@@ -12,6 +12,7 @@ import numpy as np
 from runtime.artifact import PathOrBytes, read_artifact
 from runtime.consistency import check_answer, check_golden, golden_image
 from runtime.errors import ModelError, UsageError, one_line
+from runtime.heap import give_back
 from runtime.session import InferenceSession, create_session, parse_device, running_device
 from runtime.spec import GuardSpec
 from runtime.verdicts import Verdicts
@@ -167,6 +168,20 @@ class Guard:
 
     def _open(self, sha256: str | None) -> InferenceSession:
         """Load the file and start the session of this process."""
+        held = [self._read(sha256)]
+        try:
+            session = create_session(held.pop(), device=self._options["device"], threads=self._options["threads"])
+            give_back()
+            self.device: str = running_device(parse_device(self._options["device"]), session.get_providers())
+            check_golden(self._run(session, golden_image(self.spec)), self.spec)
+        except ModelError as error:
+            raise ModelError(f"{self._name}: {error}") from None
+        self._pid = os.getpid()
+        self._session = session
+        return session
+
+    def _read(self, sha256: str | None) -> bytes:
+        """Check the file, note what it says of itself, and return its bytes, which nobody else holds then."""
         artifact = read_artifact(self._source, sha256=sha256)
         self.spec: GuardSpec = artifact.spec
         self.digest: str = artifact.spec.digest
@@ -175,15 +190,7 @@ class Guard:
         self._outputs = ["labels", "accepted", "confidence", "logits"]
         if self.spec.rule == "pair":
             self._outputs.append("robust_logits")
-        try:
-            session = create_session(artifact.model, **self._options)
-            self.device: str = running_device(parse_device(self._options["device"]), session.get_providers())
-            check_golden(self._run(session, golden_image(self.spec)), self.spec)
-        except ModelError as error:
-            raise ModelError(f"{self._name}: {error}") from None
-        self._pid = os.getpid()
-        self._session = session
-        return session
+        return artifact.model
 
     def _reopen(self) -> InferenceSession:
         """Start a session in a forked child, from the same file as before."""

@@ -10,12 +10,13 @@ import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import onnxruntime
 
 from runtime.cpus import usable_cpus
 from runtime.errors import DeviceError, ModelError, UsageError, one_line
+from runtime.records import Record
 
 InferenceSession: TypeAlias = onnxruntime.InferenceSession
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -23,19 +24,22 @@ FATAL_ONLY = 4
 
 
 class _Session(onnxruntime.InferenceSession):  # type: ignore[misc]
-    """A session that never goes on with other providers by itself, and lets go of the file once it is loaded.
+    """A session that never goes on with other providers by itself, and lets go of the file once it is parsed.
 
-    Before 1.23 ONNX Runtime has no option for the first, and has none for the second.
+    Before 1.23 ONNX Runtime has no option for the first. It has none for the second: what it is given it holds while
+    it builds the session, when memory peaks, although it works on its own copy. So it is given nothing, and finds the
+    bytes in the attribute where it would have put them.
     """
 
     _enable_fallback = property(lambda self: False, lambda self, wanted: None)
+    _model_bytes = property(lambda self: self._held.pop(), lambda self, given: None)
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._model_bytes = None
+    def __init__(self, held: list[bytes], *args: Any, **options: Any) -> None:
+        self._held = held
+        super().__init__(b"", *args, **options)
 
 
-class Device(NamedTuple):
+class Device(Record):
     """A device that was asked for.
 
     Attributes:
@@ -130,7 +134,8 @@ def create_session(
     """Start a session on bytes that were checked before; it never reads another file.
 
     Args:
-        model: An ONNX file without external data.
+        model: An ONNX file without external data. A caller who keeps no reference has its memory back before the
+            session is built from it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Threads inside one operator; None takes what affinity and control group allow.
         options: Other options than `session_options(threads)`, for measurements.
@@ -145,12 +150,14 @@ def create_session(
     providers = providers_for(wanted, onnxruntime.get_available_providers())
     if len(providers) > 1:
         _preload_cuda()
+    held = [model] * len(providers)  # one for each attempt
+    del model
     try:
-        session = _start(model, options, providers)
+        session = _start(held, options, providers)
     except ModelError:
         if len(providers) == 1:
             raise
-        session = _start(model, options, [CPU])
+        session = _start(held, options, [CPU])
     running_device(wanted, session.get_providers())
     return session
 
@@ -169,7 +176,7 @@ def try_provider(model: bytes, provider: str) -> str:
     if provider == CUDA:
         _preload_cuda()
     try:
-        session = _start(model, session_options(1), [provider])
+        session = _start([model], session_options(1), [provider])
     except ModelError as error:
         return one_line(error)
     active = session.get_providers()
@@ -182,10 +189,10 @@ def cuda_library() -> Path:
 
 
 def _start(
-    model: bytes, options: onnxruntime.SessionOptions, providers: list[str | tuple[str, dict[str, str]]]
+    held: list[bytes], options: onnxruntime.SessionOptions, providers: list[str | tuple[str, dict[str, str]]]
 ) -> InferenceSession:
     try:
-        return _Session(model, options, providers=providers)
+        return _Session(held, options, providers=providers)
     except Exception as error:  # ONNX Runtime has no common base class, and bad bytes surface as many
         raise ModelError(f"expected a graph that ONNX Runtime loads, got: {one_line(error)}") from None
 

@@ -9,10 +9,10 @@ import binascii
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 from runtime.errors import ModelError
+from runtime.records import Record
 
 SCHEMA = 1
 LARGEST = 2**31 - 1
@@ -41,8 +41,7 @@ def canonical_json(document: object) -> str:
         raise ModelError(f"metadata: expected a JSON document, got {error}; keep to plain JSON values") from None
 
 
-@dataclass(frozen=True, kw_only=True)
-class InputSpec:
+class InputSpec(Record):
     """The images a guard takes, and how an image file becomes one.
 
     Attributes:
@@ -70,7 +69,7 @@ class InputSpec:
         _expect(_is_text(self.resize) and self.resize in RESIZES, "input.resize", f"one of {RESIZES}", self.resize)
 
 
-class Golden(NamedTuple):
+class Golden(Record):
     """One image with wide margins and the verdict its producer saw.
 
     Attributes:
@@ -90,7 +89,7 @@ class Golden(NamedTuple):
         return {**self._asdict(), "image": _to_base64(self.image)}
 
 
-class Calibration(NamedTuple):
+class Calibration(Record):
     """Where a threshold comes from.
 
     Attributes:
@@ -118,7 +117,7 @@ class Calibration(NamedTuple):
         return {**self._asdict(), "interval": list(self.interval)}
 
 
-class Producer(NamedTuple):
+class Producer(Record):
     """The program that wrote the file.
 
     Attributes:
@@ -130,8 +129,7 @@ class Producer(NamedTuple):
     version: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class GuardSpec:
+class GuardSpec(Record):
     """The metadata document of one guard file.
 
     Attributes:
@@ -231,13 +229,13 @@ class GuardSpec:
             raise ModelError(
                 f"metadata: expected schema {SCHEMA}, got {_shorten(schema)}; use a matching version of cmt"
             )
-        values = _keys(document, cls.__dataclass_fields__, "metadata")
+        values = _keys(document, cls._fields, "metadata")
         golden = Golden(**_keys(values["golden"], Golden._fields, "golden"))
         values["golden"] = golden._replace(image=_from_base64(golden.image))
         values["classes"] = _tuple(values["classes"], "classes")
         if values["classmap"] is not None:
             values["classmap"] = _tuple(values["classmap"], "classmap")
-        values["input"] = InputSpec(**_keys(values["input"], InputSpec.__dataclass_fields__, "input"))
+        values["input"] = InputSpec(**_keys(values["input"], InputSpec._fields, "input"))
         values["producer"] = Producer(**_keys(values["producer"], Producer._fields, "producer"))
         if values["calibration"] is not None:
             record = _keys(values["calibration"], Calibration._fields, "calibration")
@@ -247,11 +245,11 @@ class GuardSpec:
 
     def to_document(self) -> dict[str, Any]:
         """Return the document as plain JSON values, `digest` included."""
-        document = dict(vars(self))
+        document = self._asdict()
         document["golden"] = self.golden.to_document()
         document["classes"] = list(self.classes)
         document["classmap"] = None if self.classmap is None else list(self.classmap)
-        document["input"] = dict(vars(self.input))
+        document["input"] = self.input._asdict()
         document["producer"] = self.producer._asdict()
         document["calibration"] = None if self.calibration is None else self.calibration.to_document()
         document["recipe"] = dict(self.recipe)

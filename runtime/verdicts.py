@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, overload
+
+from runtime.records import Record
 
 if TYPE_CHECKING:  # numpy.typing costs an eighth of this package's import
     import numpy as np
@@ -31,8 +32,7 @@ class Verdict(NamedTuple):
     confidence: float
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Verdicts:
+class Verdicts(Record):
     """The verdicts on N images, as arrays of one row an image.
 
     Attributes:
@@ -50,6 +50,9 @@ class Verdicts:
     logits: FloatArray
     robust_logits: FloatArray | None
     classes: tuple[str, ...]
+
+    __eq__ = object.__eq__  # arrays compare element by element
+    __hash__ = object.__hash__
 
     def __len__(self) -> int:
         """Return N."""

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from runtime.errors import ModelError
+from runtime.records import Record
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_DEPTH = 16
 
 
-class Message(NamedTuple):
+class Message(Record):
     """Which fields a message may have.
 
     Attributes:
@@ -147,6 +148,8 @@ def varint(data: memoryview, position: int, stop: int) -> tuple[int, int]:
     Raises:
         ModelError: It is cut off, longer than it needs to be or does not fit in 64 bits.
     """
+    if position < stop and data[position] < 0x80:  # nearly all of them
+        return data[position], position + 1
     value = shift = 0
     while position < stop:
         byte = data[position]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -61,7 +60,7 @@ def open_pool(members: Sequence[Opened]) -> Opened:
     digest = hashlib.sha256("".join(digests).encode("ascii")).hexdigest()
     return Opened(
         file=" + ".join(one.file for one in members),
-        artifact=first._replace(model=_merged(members), spec=replace(first.spec, digest=digest), sha256=digest),
+        artifact=first._replace(model=_merged(members), spec=first.spec._replace(digest=digest), sha256=digest),
         sha256=digest,
         adopted=False,
         locked=False,

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ def golden(guard: Guard) -> Verdicts:
 
 
 def changed(verdicts: Verdicts, **arrays: object) -> Verdicts:
-    return replace(verdicts, **arrays)  # type: ignore[arg-type]
+    return verdicts._replace(**arrays)
 
 
 def test_the_honest_answer_passes(guard: Guard, golden: Verdicts) -> None:
