@@ -1,5 +1,4 @@
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from tests.calibration.guards import guard_file
 
 def spec(**benign):
     known = read_artifact(guard_file()).spec
-    return replace(known, training={**known.training, "benign": benign})
+    return known._replace(training={**known.training, "benign": benign})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.98, 1.0])
