@@ -22,8 +22,8 @@ class Record:
     _names: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
-        """Take the fields of a subclass from its annotations."""
-        cls._fields = tuple(cls.__annotations__)
+        """Take the fields of a subclass from its annotations, after those it inherits."""
+        cls._fields = tuple(dict.fromkeys((*cls._fields, *cls.__annotations__)))
         cls._names = frozenset(cls._fields)
 
     def __init__(self, **values: Any) -> None:
@@ -38,7 +38,7 @@ class Record:
 
     @classmethod
     def _completed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        defaults = {name: vars(cls)[name] for name in cls._fields if name in vars(cls)}
+        defaults = {name: getattr(cls, name) for name in cls._fields if hasattr(cls, name)}
         completed = defaults | values
         if completed.keys() != cls._names:
             raise TypeError(

@@ -20,6 +20,27 @@ class Even(Record):
             raise ValueError(f"expected an even value, got {self.value}")
 
 
+class Place(Point):
+    """Adds a field and changes a default."""
+
+    y: int = 7
+    z: int
+
+
+class Marker(Point):
+    """Adds a method alone."""
+
+    def moved(self) -> Marker:
+        return self._replace(x=self.x + 1)
+
+
+def test_fields_are_inherited() -> None:
+    assert repr(Place(x=1, z=3)) == "Place(x=1, y=7, z=3)"
+    assert Marker(x=1).moved() == Marker(x=2, y=2)
+    with pytest.raises(TypeError, match="Marker: expected the fields x, y, got none"):
+        Marker()  # type: ignore[call-arg]
+
+
 def test_fields_and_defaults() -> None:
     point = Point(x=1)
     assert (point.x, point.y) == (1, 2)
