@@ -37,6 +37,7 @@ class _Session(onnxruntime.InferenceSession):  # type: ignore[misc]
     def __init__(self, held: list[bytes], *args: Any, **options: Any) -> None:
         self._held = held
         super().__init__(b"", *args, **options)
+        held.clear()  # what a second attempt would have taken
 
 
 class Device(Record):

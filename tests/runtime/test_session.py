@@ -10,6 +10,7 @@ from runtime.session import (
     CPU,
     CUDA,
     Device,
+    _start,
     available_providers,
     create_session,
     parse_device,
@@ -133,6 +134,12 @@ def test_ort_format_is_not_loaded() -> None:
 def test_try_provider(model: bytes) -> None:
     assert try_provider(model, CPU) == ""
     assert "got" in try_provider(b"nonsense", CPU)
+
+
+def test_a_session_keeps_no_bytes_for_attempts_that_it_made_needless(model: bytes) -> None:
+    held = [model, model]
+    assert _start(held, session_options(1), [CPU]).get_providers() == [CPU]
+    assert held == []
 
 
 def test_results_do_not_depend_on_the_neighbours(model: bytes) -> None:
