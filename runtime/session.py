@@ -32,12 +32,17 @@ class _Session(onnxruntime.InferenceSession):  # type: ignore[misc]
     """
 
     _enable_fallback = property(lambda self: False, lambda self, wanted: None)
-    _model_bytes = property(lambda self: self._held.pop(), lambda self, given: None)
+    _model_bytes = property(lambda self: self._take(), lambda self, given: None)
 
     def __init__(self, held: list[bytes], *args: Any, **options: Any) -> None:
         self._held = held
         super().__init__(b"", *args, **options)
         held.clear()  # what a second attempt would have taken
+
+    def _take(self) -> bytes:
+        if not self._held:
+            raise ValueError(f"ONNX Runtime {onnxruntime.__version__} asks for the model twice, install an older one")
+        return self._held.pop()
 
 
 class Device(Record):
@@ -192,10 +197,12 @@ def cuda_library() -> Path:
 def _start(
     held: list[bytes], options: onnxruntime.SessionOptions, providers: list[str | tuple[str, dict[str, str]]]
 ) -> InferenceSession:
+    given = len(held)
     try:
         return _Session(held, options, providers=providers)
     except Exception as error:  # ONNX Runtime has no common base class, and bad bytes surface as many
-        raise ModelError(f"expected a graph that ONNX Runtime loads, got: {one_line(error)}") from None
+        unread = f", but {onnxruntime.__version__} never asked for it" if len(held) == given else ""
+        raise ModelError(f"expected a graph that ONNX Runtime loads{unread}, got: {one_line(error)}") from None
 
 
 def _preload_cuda() -> None:

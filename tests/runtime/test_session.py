@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -10,6 +12,7 @@ from runtime.session import (
     CPU,
     CUDA,
     Device,
+    _Session,
     _start,
     available_providers,
     create_session,
@@ -140,6 +143,32 @@ def test_a_session_keeps_no_bytes_for_attempts_that_it_made_needless(model: byte
     held = [model, model]
     assert _start(held, session_options(1), [CPU]).get_providers() == [CPU]
     assert held == []
+
+
+class Twice(_Session):
+    """An ONNX Runtime to come that looks at the model before it loads it."""
+
+    def _create_inference_session(self, *args: Any) -> None:
+        assert self._model_bytes
+        super()._create_inference_session(*args)
+
+
+class Never(_Session):
+    """An ONNX Runtime to come that keeps what it is given elsewhere."""
+
+    _model_bytes = b""
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Twice, r"\d asks for the model twice, install an older one"), (Never, r"but \d.* never asked for it, got: ")],
+)
+def test_an_onnxruntime_that_takes_the_model_otherwise_is_named(
+    model: bytes, kind: type[_Session], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.session._Session", kind)
+    with pytest.raises(ModelError, match=message):
+        create_session(model, device="cpu")
 
 
 def test_results_do_not_depend_on_the_neighbours(model: bytes) -> None:
