@@ -88,8 +88,9 @@ class Guard:
             ModelError: ONNX Runtime stopped, or the graph answered what no guard may answer.
         """
         batch = self._batch(images)
+        ours = self._pid == os.getpid()  # before the session: after a fork another thread may be opening one
         session = self._session
-        if session is None or self._pid != os.getpid():
+        if session is None or not ours:
             session = self._reopen()
         verdicts = self._run(session, batch)
         check_answer(verdicts, len(batch))
@@ -176,8 +177,8 @@ class Guard:
             check_golden(self._run(session, golden_image(self.spec)), self.spec)
         except ModelError as error:
             raise ModelError(f"{self._name}: {error}") from None
-        self._pid = os.getpid()
         self._session = session
+        self._pid = os.getpid()  # after the session, which it vouches for
         return session
 
     def _read(self, sha256: str | None) -> bytes:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +135,30 @@ def test_a_forked_child_of_a_closed_guard_is_closed(model_path: Path) -> None:
 def test_a_forked_child_insists_on_the_same_file(model_path: Path) -> None:
     code = FORK + "open(sys.argv[1], 'ab').write(b'x'); print(fork())"
     assert "expected the pinned SHA-256" in run(code, model_path)
+
+
+class Interrupted(Guard):
+    """A guard of a forked child in which, wherever `classify` looks, another thread opens the session right after."""
+
+    interrupt_at = ""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name == super().__getattribute__("interrupt_at"):
+            self.interrupt_at = ""
+            self._reopen()
+        return value
+
+
+@pytest.mark.parametrize("name", ["_pid", "_session"])
+def test_a_thread_never_runs_the_session_of_the_parent_while_another_opens_one(model_path: Path, name: str) -> None:
+    guard = Interrupted(model_path, device="cpu", threads=1)
+    images = np.zeros((1, *guard.spec.input_shape), np.uint8)
+    expected = guard.classify(images).logits
+    guard._pid = -1  # as in a child
+    guard._session = SimpleNamespace(run=lambda *arguments: pytest.fail("ran the session of the parent"))
+    guard.interrupt_at = name
+    assert np.array_equal(guard.classify(images).logits, expected)
 
 
 def test_many_threads_of_a_forked_child_share_one_session(model_path: Path) -> None:
