@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, BinaryIO
 
 from runtime.errors import UsageError, one_line
@@ -78,7 +79,9 @@ def _csv_rows(manifest: str, column: str | None) -> Iterator[Any]:
 
 def _jsonl_rows(manifest: str, column: str | None) -> Iterator[Any]:
     with open(manifest, "rb") as file:
-        chosen = column
+        chosen: str | None = None
+        first: list[str] = []
+        without = 0  # rows before the first that has the column
         for number, line in enumerate(_lines(file, manifest), start=1):
             if not line.strip():
                 continue
@@ -88,8 +91,16 @@ def _jsonl_rows(manifest: str, column: str | None) -> Iterator[Any]:
                 raise UsageError(f"{manifest!a}, line {number}: expected JSON, got: {one_line(error)}") from None
             if not isinstance(row, dict):
                 raise UsageError(f"{manifest!a}, line {number}: expected an object, got {type(row).__name__}")
-            chosen = chosen or _choose(manifest, list(row), None)
+            if chosen is None:
+                chosen = next((name for name in _wanted(column) if name in row), None)
+            if chosen is None:
+                first, without = first or list(row), without + 1
+                continue
+            yield from repeat(None, without)
+            without = 0
             yield row.get(chosen)
+        if without:
+            _choose(manifest, first, column)
 
 
 def _parquet_rows(manifest: str, column: str | None) -> Iterator[Any]:
@@ -108,13 +119,16 @@ def _parquet_rows(manifest: str, column: str | None) -> Iterator[Any]:
 
 
 def _choose(manifest: str, names: list[str], column: str | None) -> str:
-    wanted = (column,) if column is not None else COLUMNS
-    for name in wanted:
+    for name in _wanted(column):
         if name in names:
             return name
     got = ", ".join(names) or "none"
-    expected = " or ".join(wanted)
+    expected = " or ".join(_wanted(column))
     raise UsageError(f"{manifest!a}: expected a column {expected!a}, got {got!a:.200}; name another with --column")
+
+
+def _wanted(column: str | None) -> tuple[str, ...]:
+    return COLUMNS if column is None else (column,)
 
 
 def _lines(file: BinaryIO | io.BufferedIOBase, name: str) -> Iterator[str]:

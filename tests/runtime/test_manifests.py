@@ -94,6 +94,22 @@ def test_a_row_without_a_path_stays_a_row(tmp_path: Path, name: str, content: by
     assert list(read_manifest(str(tmp_path / name))) == ["a", "", "", "b"]
 
 
+@pytest.mark.parametrize("column", [None, "path", ""], ids=["default", "named", "empty"])
+def test_rows_before_the_first_with_a_path_stay_rows(tmp_path: Path, column: str | None) -> None:
+    name = column if column is not None else "path"
+    rows = [{"id": 1}, {"id": 2}, {"id": 3, name: "a"}, {"id": 4}, {name: "b"}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert list(read_manifest(str(tmp_path / "list.jsonl"), column)) == ["", "", "a", "", "b"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_column_that_no_row_has_is_refused(tmp_path: Path, suffix: str) -> None:
+    text = {"csv": "path\na\nb\n", "jsonl": '{"path": "a"}\n{"path": "b"}\n'}[suffix]
+    (tmp_path / f"list.{suffix}").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match="expected a column 'pth', got 'path'; name another with --column"):
+        list(read_manifest(str(tmp_path / f"list.{suffix}"), "pth"))
+
+
 def test_a_missing_manifest(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected a readable manifest, got: No such file"):
         list(read_manifest(str(tmp_path / "list.csv")))
