@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from calibration.results import load_results
+from calibration.results import PoolResults, load_results
 from runtime.artifact import read_artifact
 from runtime.errors import CmtError, UsageError
 
@@ -129,10 +129,11 @@ class Step:
 
     def _attacked(self, sweep: Sweep) -> bool:
         results = load_results(self.leaves)
-        parts = getattr(results, "members", (results,))
-        files = [read_artifact(path).sha256 for path in self.needs[: len(parts)]]
+        parts = results.members if isinstance(results, PoolResults) else (results,)
+        guards = self.needs if isinstance(results, PoolResults) else self.needs[:1]
+        files = [read_artifact(path).sha256 for path in guards]
         wanted = sweep.images(self.name)
-        return all(
+        return len(parts) == len(files) and all(
             part.complete and part.model.sha256 == sha256 and len(part.data.sample) == min(wanted, part.data.images)
             for part, sha256 in zip(parts, files, strict=True)
         )
