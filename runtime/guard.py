@@ -179,6 +179,8 @@ class Guard:
             raise ModelError(f"{self._name}: {error}") from None
         self._session = session
         self._pid = os.getpid()  # after the session, which it vouches for
+        if self._closed:  # by another thread meanwhile
+            self._session = None
         return session
 
     def _read(self, sha256: str | None) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import Guard, ModelError
+from runtime import Guard, ModelError, UsageError
 from tests.runtime.guard_files import Recipe, build, random_images
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +159,18 @@ def test_a_thread_never_runs_the_session_of_the_parent_while_another_opens_one(m
     guard._session = SimpleNamespace(run=lambda *arguments: pytest.fail("ran the session of the parent"))
     guard.interrupt_at = name
     assert np.array_equal(guard.classify(images).logits, expected)
+
+
+def test_a_guard_closed_while_a_forked_child_opens_it_stays_closed(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = Guard(model_path, device="cpu", threads=1)
+    images = np.zeros((1, *guard.spec.input_shape), np.uint8)
+    guard._pid = -1  # as in a child
+    monkeypatch.setattr("runtime.guard.give_back", guard.close)
+    guard.classify(images)  # it ran already, so it finishes
+    with pytest.raises(UsageError, match="expected an open guard, got a closed one"):
+        guard.classify(images)
 
 
 def test_many_threads_of_a_forked_child_share_one_session(model_path: Path) -> None:
