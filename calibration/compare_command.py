@@ -51,13 +51,13 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
 
     paths: tuple[Path, ...] = options["results"]
     folder: Path = options["output"]
-    make_folder(folder, option="-o")
-    for suffix in SUFFIXES:
-        check_output(folder / f"{STEM}{suffix}", *paths)
     found = [(str(path), load_results(path)) for path in paths]
     comparison = comparing.compare(
         found, order=options["order"], awaited=options["awaited"], command=parse.command_line(ctx)
     )
+    make_folder(folder, option="-o")
+    for suffix in SUFFIXES:
+        check_output(folder / f"{STEM}{suffix}", *paths)
     files = write_comparison(comparison, folder)
     if options["as_json"]:
         print_json(asdict(comparison))
