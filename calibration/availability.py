@@ -28,7 +28,7 @@ class Availability:
 
     Attributes:
         change: Which one.
-        invisible: Whether a person sees no difference, so that a guard has no excuse to reject what it accepted before.
+        invisible: Whether it is harmless: hardly seen, so that a guard has no excuse to reject what it accepted before.
         accepted: Share of all images that are accepted, with its exact 95 % interval.
         right_label: Share whose label is still right, the rule ignored.
     """

@@ -37,7 +37,7 @@ class Briefing:
         falls_to: Attackers whose best attack gets more than `FALLS_ABOVE` of the images, the strongest first.
         undecided: Attackers whose best attack may get more: its interval reaches that far.
         withstands: All others.
-        worst_change: The invisible change that costs most acceptance; None where none was tried.
+        worst_change: The harmless change that costs most acceptance; None where none was tried.
         unavailable: Whether it costs more than a sanity check lets pass.
     """
 

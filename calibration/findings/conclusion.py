@@ -142,13 +142,13 @@ def _counted(results: Results) -> list[Cell]:
 
 
 def _cost(results: Results) -> str:
-    """Return what benign users pay: rejections without an attack, and after a change that nobody sees."""
+    """Return what benign users pay: rejections without an attack, and after a harmless change."""
     benign = f"Without an attack {with_bounds(results.benign.rates.rejected)} of the images are rejected"
     changed = [one for one in results.availability if one.invisible and one.change != UNCHANGED]
     if not changed:
         return f"{benign}; what harmless changes do was not measured."
     worst = min(changed, key=lambda one: one.accepted.value)
-    return f"{benign}, and {with_bounds(complement(worst.accepted))} after a change that nobody sees ({worst.change})."
+    return f"{benign}, and {with_bounds(complement(worst.accepted))} after a harmless change ({worst.change})."
 
 
 def _scope(cells: Sequence[Cell]) -> str:

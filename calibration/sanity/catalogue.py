@@ -111,8 +111,8 @@ CHECKS = (
         judge=figures.half_budget,
     ),
     SanityCheck(
-        name="what nobody sees is accepted",
-        raised_if="an invisible change of benign images has more than 5 % of them rejected",
+        name="harmless changes are accepted",
+        raised_if="a harmless change of benign images has more than 5 % of them rejected",
         explanation="Rejecting everything near an image is no detection of attacks: users pay for it every day.",
         needs="results of this version of cmt",
         judge=figures.availability,

@@ -24,7 +24,7 @@ TWIN_LEAST = 0.9
 NOISE_MOST = 0.01
 """Share that random noise may fool beyond what is fooled without an attack."""
 LOST_MOST = 0.05
-"""Share of benign images that an invisible change may turn into rejections."""
+"""Share of benign images that a harmless change may turn into rejections."""
 
 
 def unbounded(results: Results) -> Found:
@@ -118,7 +118,7 @@ def half_budget(results: Results) -> Found:
 
 
 def availability(results: Results) -> Found:
-    """Return whether changes that nobody sees are accepted."""
+    """Return whether harmless changes are accepted."""
     untouched = next((one for one in results.availability if one.change == UNCHANGED), None)
     changed = [one for one in results.availability if one.invisible and one.change != UNCHANGED]
     if untouched is None or not changed:

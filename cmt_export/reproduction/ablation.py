@@ -65,7 +65,7 @@ class Ablation(Section):
             f"{epochs} epochs each.\n\n{table(headings, shown)}\n"
             f"Fooled: accepted and wrong. *{IGNORES}* ignores the rule ({config.igs_steps} steps); *{KNOWS}* knows it "
             f"({config.pgd_steps} steps, {config.pgd_restarts} starts). Each attacks the row's own file.\n\n"
-            f"## Harmless changes\n\n{table(('departs in', 'worst invisible change', _NOISE), noise)}\n"
+            f"## Harmless changes\n\n{table(('departs in', 'worst harmless change', _NOISE), noise)}\n"
             "Share of benign images that are still accepted. A rule that rejects everything near a clean image looks "
             "like detection and is none.\n"
         )

@@ -72,7 +72,7 @@ WRONG_GRADIENT = (SelfCheck(file="guard.onnx", of=("logits",), relative_error=0.
         pytest.param(
             results(cell(fooled=10), availability=availability(1000, one=0.9)),
             "undecided",
-            "a sanity check failed, “what nobody sees is accepted”: one grey level brighter: 90 % (88-92 %) accepted",
+            "a sanity check failed, “harmless changes are accepted”: one grey level brighter: 90 % (88-92 %) accepted",
             id="rejects what is near",
         ),
         pytest.param(
@@ -118,7 +118,7 @@ def test_a_probe_that_fools_counts_unless_it_was_unbounded():
         pytest.param(
             results(availability=availability(1000, one=0.003)),
             "Without an attack 0.3 % (0.1-0.9 %) of the images are rejected, "
-            "and 99.7 % (99.1-99.9 %) after a change that nobody sees (one grey level brighter).",
+            "and 99.7 % (99.1-99.9 %) after a harmless change (one grey level brighter).",
             id="measured",
         ),
     ],

@@ -175,8 +175,8 @@ def test_what_a_manager_needs_stands_on_the_first_screen(page):
     ]
     assert [first.index(words) for words in order] == sorted(first.index(words) for words in order)
     assert "nearly-white-box pair, knows the rulePGD at ε = 0.3 fools 78 % (75-81 %)" in first
-    assert "99.7 % (99.1-99.9 %) after a change that nobody sees (one grey level brighter)" in first
-    assert "Expected: what nobody sees is accepted. Got: one grey level brighter: 0.3 %" in first
+    assert "99.7 % (99.1-99.9 %) after a harmless change (one grey level brighter)" in first
+    assert "Expected: harmless changes are accepted. Got: one grey level brighter: 0.3 %" in first
     assert sections[1].startswith("All attacks together")
 
 
@@ -206,7 +206,7 @@ def test_sanity_checks_have_a_verdict_each(page):
 
 def test_availability_is_a_table(page):
     rows = [row for row in page.texts("tr") if row.startswith("JPEG, quality 95")]
-    assert rows == ["JPEG, quality 95nobody sees it99.7 %99.1-99.9 %99.0 %98.2-99.5 %"]
+    assert rows == ["JPEG, quality 95harmless99.7 %99.1-99.9 %99.0 %98.2-99.5 %"]
 
 
 def test_several_results_stand_on_one_page():
