@@ -12,7 +12,6 @@ import numpy as np
 from runtime.artifact import PathOrBytes, read_artifact
 from runtime.consistency import check_answer, check_golden, golden_image
 from runtime.errors import ModelError, UsageError, one_line
-from runtime.heap import give_back
 from runtime.session import InferenceSession, create_session, parse_device, running_device
 from runtime.spec import GuardSpec
 from runtime.verdicts import Verdicts
@@ -172,7 +171,6 @@ class Guard:
         held = [self._read(sha256)]
         try:
             session = create_session(held.pop(), device=self._options["device"], threads=self._options["threads"])
-            give_back()
             self.device: str = running_device(parse_device(self._options["device"]), session.get_providers())
             check_golden(self._run(session, golden_image(self.spec)), self.spec)
         except ModelError as error:
