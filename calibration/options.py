@@ -53,20 +53,35 @@ def names(*choices: str) -> Callable[[click.Context, click.Parameter, tuple[str,
     return parse
 
 
+def number(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Return a number, written as a decimal or as a fraction such as ``8/255``; None stays None."""
+    try:
+        return None if value is None else _number(value)
+    except ValueError:
+        raise click.BadParameter(f"expected a number such as 0.1 or 8/255, got {value!r}", ctx, param) from None
+
+
 def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
     """Return a list of numbers of at least 0, written as decimals or fractions such as ``8/255``; none from None."""
-    return () if value is None else tuple(_number(part, ctx, param) for part in value.split(","))
+    return () if value is None else tuple(_not_negative(part, ctx, param) for part in value.split(","))
 
 
-def _number(text: str, ctx: click.Context, param: click.Parameter) -> float:
-    above, _, below = text.partition("/")
+def _not_negative(text: str, ctx: click.Context, param: click.Parameter) -> float:
     try:
-        number = float(above) / float(below or 1)
-    except (ValueError, ZeroDivisionError):
-        number = -1.0
+        number = _number(text)
+    except ValueError:
+        number = math.nan
     if not 0 <= number < math.inf:
         raise click.BadParameter(f"expected numbers of at least 0 such as 0.1 or 8/255, got {text!r}", ctx, param)
     return number
+
+
+def _number(text: str) -> float:
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else float(above)
+    except ZeroDivisionError:
+        raise ValueError(text) from None
 
 
 DATA = click.option("--data", required=True, metavar="DATA", help="digits, a folder with train/ and test/, or an .npz.")

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
+from calibration.options import number
 from cmt_export.checkpoint import Schedule
 from cmt_export.recipes import RECIPES, Recipe
 from runtime.errors import UsageError
@@ -43,7 +44,7 @@ def recipe_options(command: Command) -> Command:
     for name, owners in reversed(owners_of_options().items()):
         text = next(iter(owners.values())).metadata["help"]
         shown = f"{text}  [{_shown_defaults(owners)}]"
-        command = click.option(_flag(name), type=_click_type(name), help=shown)(command)
+        command = click.option(_flag(name), help=shown, **_kind(name))(command)
     return command
 
 
@@ -82,13 +83,14 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _click_type(name: str) -> Any:
-    """Return click's type of an option; recipes that share an option share its type."""
-    kind = next(kind for kind in RECIPES.values() if name in {each.name for each in fields(kind)})
-    hint = get_type_hints(kind)[name]
+def _kind(name: str) -> dict[str, Any]:
+    """Return what click is told of an option's values; recipes that share an option share its type."""
+    owner = next(owner for owner in RECIPES.values() if name in {each.name for each in fields(owner)})
+    hint = get_type_hints(owner)[name]
     if get_origin(hint) is Literal:
-        return click.Choice(get_args(hint))
-    return next((each for each in get_args(hint) if each is not type(None)), hint)
+        return {"type": click.Choice(get_args(hint))}
+    kind = next((each for each in get_args(hint) if each is not type(None)), hint)
+    return {"callback": number, "metavar": "NUMBER"} if kind is float else {"type": kind}
 
 
 def _shown_defaults(owners: Mapping[str, Field[Any]]) -> str:

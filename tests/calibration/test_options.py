@@ -43,7 +43,20 @@ def test_numbers(text, expected):
     assert run(options.numbers, text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "a", "8/0", "-0.1", "nan", "inf", "0.1,,0.2", "1e999", "1/2/3"])
+@pytest.mark.parametrize("text", ["", "a", "8/0", "8/", "-0.1", "nan", "inf", "0.1,,0.2", "1e999", "1/2/3"])
 def test_no_numbers(text):
     with pytest.raises(click.BadParameter, match=r"expected numbers of at least 0 such as 0.1 or 8/255, got"):
         run(options.numbers, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0.1", 0.1), ("8/255", 8 / 255), ("-1e-2", -0.01), (" 1 / 4 ", 0.25), (None, None)], ids=str
+)
+def test_one_number(text, expected):
+    assert run(options.number, text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "8/0", "8/", "/255", "1/2/3", "1e999/0"])
+def test_no_one_number(text):
+    with pytest.raises(click.BadParameter, match=r"expected a number such as 0.1 or 8/255, got"):
+        run(options.number, text)
