@@ -21,7 +21,7 @@ from calibration.comparing.pointwise import Member, pointwise, untouched
 from calibration.comparing.published import published_for
 from calibration.comparing.records import AtBudget, Comparison, Defence, File, Images, ThresholdKind, Tried
 from calibration.detection import BENIGN_ACCEPTANCE, threshold_at
-from calibration.findings import Kind, conclude
+from calibration.findings import REJECTS_MOST, Kind, conclude
 from calibration.results import PoolResults, Results
 from calibration.results.joining import Shared, join, shared_images
 from calibration.results.phrasing import cell_name
@@ -66,7 +66,7 @@ def compare(
 
     Args:
         found: Results with the names of their files, at least one.
-        order: Rows as they come, or those first that are fooled least.
+        order: Rows as they come, or those first that are fooled least; see `_weakness`.
         awaited: Names of defences that have not been attacked yet.
         command: What to run to repeat it, for the record.
 
@@ -225,15 +225,16 @@ def _tried(row: _Row) -> tuple[Tried, ...]:
     return tuple(tried for _, tried in sorted(found, key=lambda one: one[0]))
 
 
-def _weakness(defence: Defence, every: Sequence[Defence]) -> tuple[float, float, str]:
+def _weakness(defence: Defence, every: Sequence[Defence]) -> tuple[bool, float, float, str]:
     """Return what rows are ordered by: how often it is fooled, on average over the budgets that all rows have.
 
-    Where there is no such budget it is the average over its own; a row without any comes last.
+    Where there is no such budget it is the average over its own; a row without any comes last. One that rejects most
+    benign images comes behind all that answer: it is no achievement not to be fooled by what is never accepted.
     """
     tried = [one for one in every if one.at]
     common = [one for one in defence.at if all(other.within(one.norm, one.epsilon) for other in tried)]
-    counted = common or defence.at
+    counted, silent = common or defence.at, 1 - defence.accepted.value > REJECTS_MOST
     if not counted:
-        return 2.0, 2.0, defence.name
+        return True, 2.0, 2.0, defence.name
     mean = sum(one.fooled.value for one in counted) / len(counted)
-    return mean, sum(one.wrong_or_rejected.value for one in counted) / len(counted), defence.name
+    return silent, mean, sum(one.wrong_or_rejected.value for one in counted) / len(counted), defence.name

@@ -93,7 +93,7 @@ def render_page(comparison: Comparison) -> str:
 
 
 def headline(comparison: Comparison) -> str:
-    """Return what the table says in one sentence: who is fooled least, and how much that is."""
+    """Return what the table says in one sentence: who is fooled least, how much that is, and at what acceptance."""
     rows = [row for row in comparison.defences if row.at]
     if not rows:
         return "Nothing was tried: no defence was attacked within a budget."
@@ -102,9 +102,10 @@ def headline(comparison: Comparison) -> str:
     within = (
         f"{phrasing.with_bounds(worst.fooled)} of {worst.n} images within {phrasing.radius(worst.norm, worst.epsilon)}"
     )
+    accepting = "" if best.threshold != "own" else f", accepting {phrasing.with_bounds(best.accepted)} of benign images"
     if len(rows) == 1:
-        return f"{best.name}: accepted and wrong on {within}."
-    return f"First of {len(rows)} defences is {best.name}: accepted and wrong on {within} at most."
+        return f"{best.name}: accepted and wrong on {within}{accepting}."
+    return f"First of {len(rows)} defences is {best.name}: accepted and wrong on {within} at most{accepting}."
 
 
 def starts(one: AtBudget) -> str:

@@ -7,7 +7,8 @@
 | `undecided` | none did, but one reason below stands against `holds` |
 | `holds` | otherwise, against what was tried |
 
-The reasons: the 95 % interval of an attack, or of all together, reaches above `FALLS_ABOVE`; a sanity check failed.
+The reasons: the 95 % interval of an attack, or of all together, reaches above `FALLS_ABOVE`; the file rejects more
+than `REJECTS_MOST` of the benign images, so that there is little it could be fooled on; a sanity check failed.
 
 An attack without a budget succeeds on every classifier in the end. It counts by the images it changed within a budget
 that others were given; where there is none, by all. Attacks of a sanity check count unless they were unbounded.
@@ -31,6 +32,9 @@ from calibration.sanity import SanityVerdict, check_sanity
 
 FALLS_ABOVE = 0.05
 """Largest share of attacked images that may be accepted and wrong."""
+
+REJECTS_MOST = 0.5
+"""Share of benign images; a file that rejects more of them withstands attacks by answering nothing."""
 
 Kind = Literal["untested", "falls", "undecided", "holds"]
 
@@ -104,14 +108,29 @@ def _judge(results: Results, sanity: Sequence[SanityVerdict]) -> tuple[Kind, str
         got = f"{widest.by} {widest.gets} {with_bounds(widest.fooled)} of {results.benign.counts.n} images"
         above = f"the interval reaches above {percent(FALLS_ABOVE, digits=0)}"
         return "undecided", f"Undecided: {got} accepted and wrong; {above}."
+    refused = results.benign.rates.rejected
+    if refused.value > REJECTS_MOST:
+        much = f"without an attack {with_bounds(refused)} of {results.benign.counts.n} images are rejected"
+        return "undecided", f"Undecided: {much}; a file that hardly accepts anything is fooled by hardly anything."
     failed = next((one for one in sanity if one.verdict == "failed"), None)
     if failed is not None:
         return "undecided", f"Undecided: a sanity check failed, “{failed.name}”: {failed.figures}."
     by = f"by {worst.by}" if worst.fooled.value else "by any attack below"
     return (
         "holds",
-        f"Holds against what was tried: at most {with_bounds(worst.fooled)} of images accepted and wrong, {by}.",
+        f"Holds against what was tried{_reach(results)}: at most {with_bounds(worst.fooled)} of images accepted and "
+        f"wrong, {by}.",
     )
+
+
+def _reach(results: Results) -> str:
+    """Return the largest budget of each norm in brackets: what holds within a small one says nothing about a larger."""
+    largest: dict[str, float] = {}
+    for row in results.worst_cases:
+        if row.norm is not None and row.epsilon is not None:
+            largest[row.norm] = max(row.epsilon, largest.get(row.norm, 0.0))
+    budgets = " and ".join(radius(norm, epsilon) for norm, epsilon in largest.items())
+    return f" (up to {budgets})" if budgets else ""
 
 
 def _claims(results: Results) -> list[_Claim]:

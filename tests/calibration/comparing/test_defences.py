@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from calibration.comparing import compare
-from calibration.metrics import share
+from calibration.comparing.pages import headline
+from calibration.metrics import rate, share
 from calibration.results import PoolResults
+from calibration.results.records import Score
 from runtime.errors import UsageError
 from tests.calibration.defence_samples import attack, defence
 from tests.calibration.results.test_joining import on
-from tests.calibration.small_results import TRUTH, cell, columns
+from tests.calibration.results.test_phrasing import spaced
+from tests.calibration.small_results import TRUTH, cell, columns, tally_of
 
 
 def table(*found, **options):
@@ -33,6 +36,16 @@ def test_one_row_a_guard_and_all_its_files_joined():
 def test_order(order, names):
     rows = [defence("a", attack(range(5))), defence("b", attack({0})), defence("c", attack({0, 1}))]
     assert [one.name for one in table(*rows, order=order).defences] == names
+
+
+def test_who_accepts_nothing_stands_behind_all_that_answer():
+    said = columns(rejected=range(9))
+    mute = defence("mute", attack(rejected=range(10)), calibration=None)
+    mute = replace(mute, benign=Score(counts=tally_of(said), rates=rate(tally_of(said)), verdicts=said))
+    found = table(mute, defence("cmt", attack(range(4))), defence("none"))
+    assert [one.name for one in found.defences] == ["cmt", "mute", "none"]
+    assert found.defences[1].verdict == "undecided"
+    assert "of 10 images within ε = 0.3, accepting 10 % (< 1-45 %) of benign images." in spaced(headline(table(mute)))
 
 
 def test_every_figure_of_one_cell():

@@ -27,6 +27,12 @@ def together(*rows):
     return replace(whole, cells=tuple(ones), worst_cases=worst_cases(whole.benign.verdicts, whole.data.truth, ones))
 
 
+def far():
+    """An attack within an L2 ball."""
+    one = cell("apgd", 2.0)
+    return replace(one, parameters={**one.parameters, "norm": "l2"})
+
+
 ADAPTIVE = {"adaptive": True, "threat": "nearly-white-box", "reading": "pair"}
 WRONG_GRADIENT = (SelfCheck(file="guard.onnx", of=("logits",), relative_error=0.97, images=8, seed=0),)
 
@@ -63,9 +69,22 @@ WRONG_GRADIENT = (SelfCheck(file="guard.onnx", of=("logits",), relative_error=0.
         pytest.param(
             results(cell(fooled=10), cell("fgs", fooled=2)),
             "holds",
-            "Holds against what was tried: at most 1.0 % (0.5-1.8 %) of images accepted and wrong, by grey-box",
+            "Holds against what was tried (up to ε = 0.3): at most 1.0 % (0.5-1.8 %) of images accepted and wrong, by",
             id="holds",
         ),
+        pytest.param(
+            results(cell(), far(), cell("pgd", 0.1), benign=(0, 3)),
+            "holds",
+            "Holds against what was tried (up to ε = 0.3 and ε = 2 (L2)): at most",
+            id="holds within the largest budget of each norm",
+        ),
+        pytest.param(
+            results(cell(fooled=2, rejected=998), benign=(2, 998)),
+            "undecided",
+            "Undecided: without an attack 99.8 % (99.3-> 99.9 %) of 1000 images are rejected; a file that hardly",
+            id="rejects everything",
+        ),
+        pytest.param(results(cell(), benign=(0, 500)), "holds", "Holds", id="rejects no more than half"),
         pytest.param(
             results(cell(), cell("fgs"), benign=(0, 3)), "holds", "by any attack below", id="nothing fooled at all"
         ),
