@@ -26,7 +26,7 @@ from cmt_export.networks import Logits
 from cmt_export.parity import ParityReport, check_parity
 from runtime.artifact import read_artifact
 from runtime.atomic import atomic_output
-from runtime.errors import CmtError, ModelError, UsageError
+from runtime.errors import CmtError, ModelError, UsageError, one_line
 from runtime.session import create_session
 from runtime.verdicts import Verdicts
 
@@ -164,7 +164,7 @@ def export_network(network: nn.Module, input_shape: tuple[int, int, int], *, ops
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(_first_cause(error))
         raise ModelError(f"export: expected a trunk that torch.onnx can export, got: {reason}") from error
     assert program is not None  # only the exporter that writes to a file returns None
     model = program.model_proto
@@ -174,6 +174,13 @@ def export_network(network: nn.Module, input_shape: tuple[int, int, int], *, ops
             f"export: expected a symbolic batch axis, got {axis.dim_value}; a trunk must not fix its batch size"
         )
     return model
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return where a chain of errors began: only there the exporter names the operator."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 class _TupleOutputs(nn.Module):

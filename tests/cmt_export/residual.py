@@ -33,4 +33,18 @@ def make_wrong_trunk(input_shape: tuple[int, int, int]) -> nn.Module:
     return nn.Conv2d(input_shape[0], 4, 3)
 
 
+class Broken(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("a broken\ntrunk")
+
+
+class Empty(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :0]
+
+
+def fail(input_shape: tuple[int, int, int]) -> nn.Module:
+    return {}["no such layer"]
+
+
 not_callable = 3

@@ -164,6 +164,18 @@ def test_a_trunk_that_fixes_its_batch_is_refused():
         export_network(network, (1, 8, 8), opset=20)
 
 
+class _Median(nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(2).median(-1).values
+
+
+def test_an_operator_that_torch_cannot_export_is_named():
+    network = build_network(lambda _: _Median(), input_shape=(1, 8, 8), classes=3, dual=False).eval()
+    with pytest.raises(ModelError, match=r"can export, got: No ONNX function found for .*aten\.median") as caught:
+        export_network(network, (1, 8, 8), opset=20)
+    assert str(caught.value).isprintable()
+
+
 def test_exporting_warns_of_nothing_and_prints_nothing(checkpoint, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

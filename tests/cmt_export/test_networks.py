@@ -78,8 +78,10 @@ def test_a_trunk_of_ones_own():
         ("no.such.module:factory", r"importable 'no\.such\.module:factory'"),
         ("tests.cmt_export.residual:absent", r"importable .*absent"),
         ("tests.cmt_export.residual:not_callable", r"a callable at .*, got int"),
+        ("../residual:make_trunk", r"package\.module:factory, got '\.\./residual:make_trunk'"),
+        (":make_trunk", r"package\.module:factory, got ':make_trunk'"),
     ],
-    ids=["unknown", "module", "attribute", "type"],
+    ids=["unknown", "module", "attribute", "type", "path", "no module"],
 )
 def test_wrong_trunk_names(name, message):
     with pytest.raises(UsageError, match=message):
@@ -89,6 +91,44 @@ def test_wrong_trunk_names(name, message):
 def test_a_trunk_that_gives_no_features_is_refused():
     with pytest.raises(UsageError, match=r"features \(N, F\) for pixels \(N, 1, 8, 8\), got \(2, 4, 6, 6\)"):
         build_network(residual.make_wrong_trunk, input_shape=(1, 8, 8), classes=3, dual=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def make(:", r"got: SyntaxError: invalid syntax \(.*, line 1\)"),
+        ("1 / 0", "got: ZeroDivisionError in .*line 1: div"),
+    ],
+    ids=["syntax", "failure"],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(source, message, tmp_path, monkeypatch):
+    name = f"trunk_{source[0] == '1':d}"
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=message) as caught:
+        load_trunk_factory(f"{name}:make")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (
+            residual.fail,
+            r"factory to take an input shape \(1, 8, 8\), got: KeyError in .*residual\.py, line \d+: 'no such",
+        ),
+        (lambda: None, r"factory to take an input shape \(1, 8, 8\), got: TypeError: .* takes 0 positional arguments"),
+        (
+            lambda _: residual.Broken(),
+            r"pixels \(N, 1, 8, 8\), got: ValueError in .*residual\.py, line \d+: a broken trunk$",
+        ),
+        (lambda _: residual.Empty(), r"features \(N, F\) .*, got \(2, 0\) for N = 2"),
+    ],
+    ids=["factory", "arguments", "forward", "no features"],
+)
+def test_a_trunk_that_fails_is_one_line_with_the_place(factory, message):
+    with pytest.raises(UsageError, match=message):
+        build_network(factory, input_shape=(1, 8, 8), classes=3, dual=False)
 
 
 def test_a_trunk_for_other_images_is_refused():
