@@ -28,6 +28,7 @@ from calibration.results.records import (
     Score,
     SelfCheck,
 )
+from calibration.results.verification import check_scores, check_worst_cases
 from calibration.results.worst_case import WorstCase
 from runtime.atomic import atomic_output
 from runtime.errors import UsageError
@@ -106,14 +107,27 @@ class Results:
         """Build results from parsed JSON.
 
         Raises:
-            UsageError: A field is missing, unknown or of another type, or the schema is another one.
+            UsageError: A field is missing, unknown or of another type, the schema is another one, or a figure does not
+                follow from the verdicts.
         """
         if isinstance(document, dict) and "members" in document:
             raise UsageError("results: expected those of one guard, got those of a pool; see `cmt compare`")
         schema = document.get("schema") if isinstance(document, dict) else None
         if isinstance(schema, int) and schema not in (1, SCHEMA):
             raise UsageError(f"results: expected schema 1 or {SCHEMA}, got {schema}; use a matching version of cmt")
-        return from_json(cls, upgraded(document) if schema == 1 else document, "results")
+        results = from_json(cls, upgraded(document) if schema == 1 else document, "results")
+        results.check_figures()
+        return results
+
+    def check_figures(self) -> None:
+        """Check that every count, rate and worst case follows from the verdicts.
+
+        Raises:
+            UsageError: One does not, as after a change by hand.
+        """
+        truth = self.data.truth
+        check_scores(self.benign, (*self.cells, *(probe.cell for probe in self.probes)), truth)
+        check_worst_cases(self.worst_cases, self.benign, self.cells, truth)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Results:

@@ -72,7 +72,10 @@ def load_results(path: str | os.PathLike[str]) -> Results | PoolResults:
     document: Any = read_document(path)
     try:
         if isinstance(document, dict) and "members" in document:
-            return from_json(PoolResults, document, "results of a pool")
+            pool = from_json(PoolResults, document, "results of a pool")
+            for member in pool.members:
+                member.check_figures()
+            return pool
         return Results.from_json(document)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None

@@ -7,6 +7,7 @@ import pytest
 
 from calibration.cli import attack, report
 from calibration.results import Results
+from calibration.results.worst_case import worst_cases
 from runtime.errors import UsageError
 from tests.calibration.cli_runs import ATTACK, FAST, cmt, fill, run, run_attack
 from tests.calibration.guards import guard_file
@@ -55,7 +56,7 @@ def test_interrupted_sweep_goes_on(work, monkeypatch, capsys):
     sweep = (*ATTACK, "--epsilon", "0.1,0.2", "--twin", "twin.onnx", *FAST)
     assert cmt(monkeypatch, *sweep) == 0
     whole = Results.load("results.json")
-    part = replace(whole, cells=whole.cells[1::2], complete=False)
+    part = interrupted(whole, whole.cells[1::2])
     part.save("results.json")
     capsys.readouterr()
     assert cmt(monkeypatch, *sweep, "--resume") == 0
@@ -73,11 +74,17 @@ def test_sanity_of_a_resumed_sweep_is_that_of_an_uninterrupted_one(work, monkeyp
     whole = Results.load("results.json")
     assert {probe.purpose for probe in whole.probes} >= {"doubled", "half", "unbounded", "noise"}
     for kept in (whole.cells[1:], whole.cells):
-        replace(whole, cells=kept, probes=(), repetition=None, complete=False).save("results.json")
+        interrupted(whole, kept).save("results.json")
         assert cmt(monkeypatch, *sweep, "--resume") == 0
         again = Results.load("results.json")
         assert again.repetition == whole.repetition
         assert [untimed_probe(one) for one in again.probes] == [untimed_probe(one) for one in whole.probes]
+
+
+def interrupted(whole, kept):
+    """What is on the disk when only some of the attacks are finished."""
+    together = worst_cases(whole.benign.verdicts, whole.data.truth, kept)
+    return replace(whole, cells=kept, worst_cases=together, probes=(), repetition=None, complete=False)
 
 
 def untimed_probe(probe):

@@ -10,6 +10,7 @@ from calibration.metrics import Counts, rate
 from calibration.results import Results
 from calibration.results.image_columns import ChangeColumns, pack, pack_labels
 from calibration.results.records import Score
+from calibration.results.worst_case import worst_cases
 from runtime.errors import CmtError, UsageError
 from tests.calibration.small_results import cell, changes, columns, results, tally_of
 
@@ -159,7 +160,7 @@ def test_a_thousand_images_under_forty_attacks_are_less_than_two_megabytes(tmp_p
     ]
     data = replace(base.data, sample=tuple(range(1000)), labels=pack_labels(truth))
     benign = Score(counts=tally, rates=rate(tally), verdicts=said)
-    found = replace(base, data=data, benign=benign, cells=tuple(cells))
+    found = replace(base, data=data, benign=benign, cells=tuple(cells), worst_cases=worst_cases(said, truth, cells))
     found.save(tmp_path / "results.json")
     assert (tmp_path / "results.json").stat().st_size < 2e6
     assert Results.load(tmp_path / "results.json") == found

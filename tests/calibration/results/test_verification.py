@@ -1,0 +1,79 @@
+from dataclasses import replace
+
+import pytest
+
+from calibration.metrics import Interval, rate
+from calibration.results import PoolResults, Results, load_results
+from calibration.results.records import Probe
+from runtime.errors import UsageError
+from tests.calibration.small_results import cell, columns, counts, results
+
+NOTHING = Interval(0.0, 0.0, 0.3)
+
+
+def whole():
+    return results(
+        cell(fooled=4, epsilon=0.3),
+        cell(attack="pgd", adaptive=True),
+        probes=(Probe(purpose="doubled", of="IGS", cell=cell()),),
+    )
+
+
+def changed(found, index=0, **others):
+    cells = list(found.cells)
+    cells[index] = replace(cells[index], **others)
+    return replace(found, cells=tuple(cells))
+
+
+def with_worst(found, **others):
+    first, *rest = found.worst_cases
+    return replace(found, worst_cases=(replace(first, **others), *rest))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        pytest.param(lambda one: changed(one, 1, counts=counts(0), rates=rate(counts(0))), "IGS at ε", id="counts"),
+        pytest.param(lambda one: changed(one, 1, rates=rate(counts(0))), "IGS at ε", id="rates"),
+        pytest.param(lambda one: changed(one, 1, verdicts=columns({7})), "IGS at ε", id="verdicts"),
+        pytest.param(
+            lambda one: changed(one, 1, rates=replace(rate(counts(4)), error_when_accepted=None)), "IGS", id="undefined"
+        ),
+        pytest.param(
+            lambda one: replace(one, benign=replace(one.benign, rates=rate(counts(3)))),
+            "the benign images",
+            id="benign",
+        ),
+        pytest.param(
+            lambda one: replace(one, probes=(replace(one.probes[0], cell=cell(rates=rate(counts(0)))),)),
+            "IGS",
+            id="of a sanity check",
+        ),
+        pytest.param(lambda one: with_worst(one, fooled=NOTHING), "worst cases", id="fooled together"),
+        pytest.param(lambda one: with_worst(one, fooled_at_99=None), "worst cases", id="fooled together at 99 %"),
+        pytest.param(lambda one: replace(one, worst_cases=()), "worst cases", id="no worst case"),
+        pytest.param(lambda one: replace(one, cells=one.cells[:1]), "worst cases", id="an attack taken out"),
+    ],
+)
+def test_what_was_changed_by_hand_is_refused(change, name, tmp_path):
+    whole().save(tmp_path / "honest.json")
+    assert Results.load(tmp_path / "honest.json") == whole()
+    change(whole()).save(tmp_path / "edited.json")
+    with pytest.raises(UsageError, match=rf"edited\.json: results: expected .*{name}.* follow from") as refused:
+        load_results(tmp_path / "edited.json")
+    assert "instead of changing the file" in str(refused.value)
+
+
+def test_a_member_of_a_pool_that_was_changed_is_refused(tmp_path):
+    other = changed(whole(), 1, rates=rate(counts(0)))
+    PoolResults(members=(whole(), other)).save(tmp_path / "pool.json")
+    with pytest.raises(UsageError, match=r"pool\.json: results: expected figures of .*IGS"):
+        load_results(tmp_path / "pool.json")
+
+
+def test_rates_of_another_version_of_scipy_are_the_same(tmp_path):
+    near = {
+        name: None if one is None else Interval(*(x + 1e-9 for x in one)) for name, one in vars(rate(counts(4))).items()
+    }
+    changed(whole(), 1, rates=type(rate(counts(4)))(**near)).save(tmp_path / "results.json")
+    Results.load(tmp_path / "results.json")
