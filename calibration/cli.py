@@ -223,8 +223,11 @@ def report(results: tuple[Path, ...], output: Path, card: Path | None) -> None:
     from calibration.report import write_report
     from calibration.report.model_card import write_card  # jinja2 and matplotlib, which the other commands do without
 
-    for path in (output, *filter(None, [card])):
-        check_output(path, *results)
+    check_output(output, *results)
+    if card is not None:
+        check_output(card, *results)
+        if card.resolve() == output.resolve():
+            raise UsageError(f"--md {card}: expected a file of its own, got that of the page; name another")
     parts = [Results.load(path) for path in results]
     joined = join(parts)
     write_report(joined, output, parts=parts)

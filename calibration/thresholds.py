@@ -257,10 +257,11 @@ def held_out_images(dataset: Dataset, *, n: int, seed: int) -> Split:
     test = dataset.test
     rows = np.setdiff1d(np.arange(len(test)), test.sample(n, seed=seed))
     if len(rows) < LEAST_IMAGES:
-        most = max(len(test) - LEAST_IMAGES, 0)
+        most = len(test) - LEAST_IMAGES
+        fewer = f"attack and calibrate with -n {most} or less, or " if most > 0 else ""
         raise UsageError(
             f"{dataset.name}: expected at least {LEAST_IMAGES} test images beside the attack's -n {n}, got {len(rows)} "
-            f"of {len(test)}; attack and calibrate with -n {most} or less, or bring more test images"
+            f"of {len(test)}; {fewer}bring more test images"
         )
     part = (test.images[rows], test.labels[rows])
     return make_dataset(dataset.name, dataset.classes, part, part).test

@@ -120,8 +120,12 @@ def make_plans(
     used = {attack.name for plan in plans for attack in plan.attacks}
     idle = [attack.name for attack in config.attacks if attack.name not in used]
     if idle:
-        hint = "decision-only" if next(a for a in config.attacks if a.name == idle[0]).asks else "grey-box"
-        raise UsageError(f"-a {idle[0]}: expected a threat that it serves, such as {hint}, got none; see --threat")
+        useful = "decision-only" if next(a for a in config.attacks if a.name == idle[0]).asks else "grey-box"
+        hint = "" if useful in config.threats else f", such as {useful}"
+        given = ", ".join(config.threats) + " against a pool" * bool(pool)
+        raise UsageError(
+            f"-a {idle[0]}: expected a threat that it serves{hint}, got {given}; see --threat, or leave it out"
+        )
     return tuple(plans)
 
 

@@ -366,14 +366,28 @@ def test_transfer_from_several_classifiers_of_any_kind(work):
             ["-a", "fgs", "--threat", "decision-only"],
             "--threat decision-only: expected an attack that asks",
         ),
-        (["-a", "fgs,square"], "-a square: expected a threat that it serves, such as decision-only, got none"),
+        (
+            ["-a", "fgs,square"],
+            "-a square: expected a threat that it serves, such as decision-only, got nearly-white-box, grey-box;",
+        ),
+        (["-a", "fgs,deepfool", "--threat", "nearly-white-box"], "serves, such as grey-box, got nearly-white-box; see"),
         (["-a", "pgd", "--all-targets"], "--all-targets: expected an attack that has it, got pgd; leave it out"),
         (["-a", "fgs", "--steps", "3"], "--steps: expected an attack that has it, got fgs; leave it out"),
         (["-a", "fgs", "--epsilon", "8"], r"expected epsilon in \[0, 1\], got 8.0; .* 8/255"),
         (["--threat", "pre-lock"], "--threat pre-lock: expected a guard with the rule pair and a gradient lock"),
         (["--logits", "scores"], "expected another classifier, got a guard file; leave out"),
     ],
-    ids=["label attack", "gradients", "asking", "targets", "steps", "grey levels", "no lock", "guard file"],
+    ids=[
+        "label attack",
+        "gradients",
+        "asking",
+        "label attack beside others",
+        "targets",
+        "steps",
+        "grey levels",
+        "no lock",
+        "guard file",
+    ],
 )
 def test_combinations_that_make_no_sense(work, arguments, message):
     with pytest.raises(UsageError, match=message):

@@ -43,8 +43,12 @@ def test_a_pool_is_attacked_shown_and_resumed(work):
         (("--pool", "twin.onnx", "--sanity"), "--pool: expected guard files without --sanity"),
         (("--pool", "results.json", "-o", "results.json"), "expected a file of its own, got one that is read"),
         (("--pool", "twin.onnx", "--resume", "-o", "single.json"), "expected results of a pool at single.json"),
+        (
+            ("--pool", "twin.onnx", "-a", "deepfool"),
+            "a threat that it serves, got nearly-white-box, grey-box against a pool",
+        ),
     ],
-    ids=["itself", "images", "sanity", "output", "resume"],
+    ids=["itself", "images", "sanity", "output", "resume", "attack"],
 )
 def test_pools_that_cannot_be_attacked(work, arguments, message):
     run_attack("-a", "fgs", "--epsilon", "0.1", "-o", "single.json")

@@ -169,3 +169,6 @@ def test_results_of_different_guards_or_data_are_not_joined(work):
         run(report, "a.json", "b.json")
     with pytest.raises(UsageError, match=r"card.md|b.json"):
         run(report, "b.json", "--md", "b.json")
+    with pytest.raises(UsageError, match=r"--md .*page.html: expected a file of its own, got that of the page"):
+        run(report, "b.json", "-o", "page.html", "--md", f"{work}/../{work.name}/page.html")
+    assert not (work / "page.html").exists()

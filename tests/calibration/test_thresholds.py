@@ -302,6 +302,11 @@ def test_too_few_images_are_left(n, most):
         calibrate(guard_file(), dataset(), CalibrationConfig(acceptance=0.9, n=n), **OPTIONS)
 
 
+def test_too_few_images_in_all():
+    with pytest.raises(UsageError, match=r"beside the attack's -n 1, got 99 of 100; bring more test images$"):
+        calibrate(guard_file(), dataset(100), CalibrationConfig(acceptance=0.9, n=1), **OPTIONS)
+
+
 def test_share_beyond_the_hard_rule():
     with pytest.raises(UsageError, match=r"--accept: expected at most 0\.\d{4}, which \d+ correctly classified images"):
         calibrate(guard_file(doubt=2.0), dataset(), CalibrationConfig(acceptance=0.98, n=100), **OPTIONS)
