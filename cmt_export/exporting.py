@@ -171,7 +171,8 @@ def export_network(network: nn.Module, input_shape: tuple[int, int, int], *, ops
     axis = model.graph.input[0].type.tensor_type.shape.dim[0]
     if not axis.dim_param:
         raise ModelError(
-            f"export: expected a symbolic batch axis, got {axis.dim_value}; a trunk must not fix its batch size"
+            f"export: expected a symbolic batch axis, got {axis.dim_value}; a trunk must not fix its batch size, as "
+            "len(x) and numbers do: take it from x.shape[0]"
         )
     return model
 

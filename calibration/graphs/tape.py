@@ -194,8 +194,7 @@ class Tape:
     def unbroadcast(self, tensor: str, *, output: str, operand: str) -> str:
         """Sum `tensor`, shaped like `output`, over the axes along which `operand` was broadcast to it.
 
-        Raises:
-            ModelError: An axis is unknown, so that it cannot be told whether it was broadcast.
+        Where an axis is unknown, as the heads of an attention times its batch are, the sizes are compared in each run.
         """
         wide, narrow = self.dims(output), self.dims(operand)
         lead = len(wide) - len(narrow)
@@ -204,14 +203,21 @@ class Tape:
             if size == 1 and wide[axis] != 1:
                 axes.append(axis)
             elif size is None or (isinstance(size, str) and size != wide[axis]):
-                raise ModelError(
-                    f"expected the axes of {operand!r} to be known where it is broadcast to {output!r}, got "
-                    f"{list(narrow)} and {list(wide)}; export the model with only the batch axis symbolic"
-                )
+                return self._sum_to_shape_of(operand, tensor, lead=lead)
         if not axes:
             return tensor
         summed = self.op("ReduceSum", tensor, self.ints(*axes), keepdims=1)
         return self.reshape_like(summed, operand) if lead else summed
+
+    def _sum_to_shape_of(self, operand: str, tensor: str, *, lead: int) -> str:
+        """Sum over the axes on which the shapes differ when the graph runs; `operand` has `lead` axes less."""
+        narrow = self.shape(operand)
+        if lead:
+            narrow = self.op("Concat", self.ints(*[1] * lead), narrow, axis=0)
+        different = self.op("Not", self.op("Equal", narrow, self.op("Shape", tensor)))
+        axes = self.op("Squeeze", self.op("NonZero", different), self.ints(0))
+        summed = self.op("ReduceSum", tensor, axes, keepdims=1, noop_with_empty_axes=1)
+        return self.reshape_like(summed, operand)
 
     def _type(self, name: str) -> TensorType:
         if name not in self.types:

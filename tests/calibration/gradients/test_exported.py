@@ -45,3 +45,43 @@ def test_every_head_of_an_exported_guard_agrees_with_torch(exported, pixels, hea
 
 def test_the_default_is_what_the_rule_reads(exported):
     assert GradientGraph(exported[1], threads=1).of == ("logits", "robust_logits")
+
+
+class _Attention(torch.nn.Module):
+    """Self-attention as its layer runs it while it keeps weights: heads and batch share an axis of unknown size."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(1, 8, 4, stride=4)
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, pixels):
+        tokens = self.patches(pixels).flatten(2).transpose(1, 2)
+        return (tokens + self.attention(tokens, tokens, tokens)[0]).mean(1)
+
+
+class _Folded(torch.nn.Module):
+    """Channels folded into the batch, and broadcast there: along an axis of size 1, and along one that is not there."""
+
+    def __init__(self):
+        super().__init__()
+        self.planes = torch.nn.Conv2d(1, 3, 3)
+
+    def forward(self, pixels):
+        planes = self.planes(pixels)
+        folded = planes.reshape(-1, 6, 6)
+        weighted = folded * folded.mean((1, 2), keepdim=True)
+        both = torch.stack([weighted, weighted.tanh()]) * folded
+        return both.sum(0).reshape(planes.shape).mean(3).flatten(1)
+
+
+@pytest.mark.parametrize("trunk", [_Attention, _Folded])
+def test_an_axis_that_is_known_only_at_run_time_agrees_with_torch(trunk, pixels):
+    torch.manual_seed(0)
+    network = build_network(lambda _: trunk(), input_shape=SHAPE, classes=4, dual=False).eval()
+    graph = GradientGraph(export_network(network, SHAPE, opset=20), of=["logits"], threads=1)
+    x = torch.tensor(pixels, requires_grad=True)
+    weights = torch.randn(len(pixels), 4)
+    (expected,) = torch.autograd.grad((network(x).logits * weights).sum(), x)
+    found = graph.vjp(pixels, {"logits": weights.numpy()})
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5 * float(expected.abs().max()))
