@@ -13,14 +13,14 @@ import torch.nn.functional as F
 
 from calibration.datasets import make_dataset
 from cmt_export.checkpoint import Checkpoint, Execution, Schedule
-from cmt_export.execution import choose_execution, resolve_device
+from cmt_export.execution import choose_execution, resolve_device, running
 from cmt_export.networks import TRUNKS, build_network
 from cmt_export.recipes import Batch, Cmt, Undefended
 from cmt_export.run import resume
 from cmt_export.training import Step, train
 from runtime.errors import CmtError, DeviceError, UsageError
 from tests.cmt_export import residual
-from tests.cmt_export.conftest import CLASSMAP, begin, make_bars
+from tests.cmt_export.conftest import CLASSMAP, EXECUTION, begin, make_bars
 
 
 def test_it_learns_to_classify_and_to_pair(checkpoint):
@@ -72,7 +72,6 @@ def _write_out(data, network, loss, *, epochs, batch_size, learning_rate, seed):
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=learning_rate, total_steps=epochs * steps + 1, cycle_momentum=False
     )
-    torch.set_flush_denormal(True)
     for epoch in range(epochs):
         generator = np.random.default_rng([seed, epoch])
         order, epsilons = generator.permutation(n), 0.2 * (1 - generator.random(steps))
@@ -112,7 +111,8 @@ def test_published_recipes_train_bit_for_bit_as_written_out(bars, tmp_path, name
         attacked = network((pixels.detach() + epsilon * gradient.sign()).clamp(0, 1))
         return recipe.multi_task_loss(clean, attacked, labels, torch.tensor(CLASSMAP)[labels])
 
-    expected = _write_out(bars, network, loss, **options)
+    with running(EXECUTION):  # on some processors the number of threads changes the bits
+        expected = _write_out(bars, network, loss, **options)
     for weight, value in expected.items():
         assert torch.equal(got[weight], value), weight
 
