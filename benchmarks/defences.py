@@ -237,8 +237,8 @@ def _grey_box(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
 def _far(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
     """L2, which no recipe trains for."""
     epsilon = "0.5" if sweep.cifar else "2"
-    options = ("-a", "apgd", "--norm", "l2", "--epsilon", epsilon, *_every_target(sweep, 1))
-    yield _attack(sweep, name, "l2", *options, seconds=_targets_cost(sweep, 1))
+    options = ("-a", "apgd", "--norm", "l2", "--epsilon", epsilon, *_every_target(sweep, 1, steps=3 * sweep.steps))
+    yield _attack(sweep, name, "l2", *options, seconds=_targets_cost(sweep, 3))
 
 
 def _targets(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
@@ -281,8 +281,8 @@ def _ensemble(sweep: Sweep, name: str, names: Sequence[str]) -> Iterator[Step]:
             yield _attack(sweep, "ensemble", label, *options, seconds=seconds, guards=guards)
 
 
-def _every_target(sweep: Sweep, starts: int) -> tuple[str, ...]:
-    work = ("--steps", str(sweep.steps), "--restarts", str(starts))
+def _every_target(sweep: Sweep, starts: int, *, steps: int = 0) -> tuple[str, ...]:
+    work = ("--steps", str(steps or sweep.steps), "--restarts", str(starts))
     return ("--threat", "nearly-white-box", "--all-targets", *work)
 
 

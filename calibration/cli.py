@@ -85,6 +85,11 @@ _FILE = click.Path(path_type=Path)
 @click.option("--steps", type=int, help="Steps of iterative attacks.  [default: as the attack has it]")
 @click.option("--restarts", type=int, help="Starts of pgd and apgd.  [default: as the attack has it]")
 @click.option("--all-targets", is_flag=True, help="Let apgd try every wrong label as its target.")
+@click.option(
+    "--widest",
+    type=float,
+    help="Multiple of ε from which the ball of apgd shrinks; 1 stays inside.  [default: 3 with l2, else 1]",
+)
 @click.option("--queries", type=int, help="Decisions an image may take.  [default: as the attack has it]")
 @click.option(
     "--confidence", metavar="NUMBER,...", callback=parse.numbers, help="κ of cw: by how much to win.  [default: 0]"
@@ -131,7 +136,7 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
     """
     gates = tuple(parse_gate(text) for text in options["conditions"])
     tuning = {name: options[name] for name in ("epsilon", "confidence")}
-    single = {name: options[name] for name in ("norm", "steps", "restarts", "queries")}
+    single = {name: options[name] for name in ("norm", "steps", "restarts", "widest", "queries")}
     tuning |= {name: () if value is None else (value,) for name, value in single.items()}
     tuning["all_targets"] = (True,) if options["all_targets"] else ()
     config = EvaluationConfig(

@@ -7,8 +7,8 @@ gradients to spend.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,24 @@ _MOMENTUM = np.float32(0.75)
 _RISES = 0.75
 """Rho, the share of steps between two checkpoints that must raise the loss."""
 
+_WIDE, _SHRUNK, _BALLS, _LEAST_STEPS = 0.3, 0.9, 10, 3
+"""A shrinking ball stays at its widest for the first share of the steps and is down to its last radius at the second;
+in between, so many smaller ones, each for so many steps at least. Chosen on one network, see docs/attacks.md."""
+
 _EARLY = (0, 1, 2, 4, 8, 16)
 """Steps before the first checkpoint after which success is looked for too: most images that fall, fall early."""
+
+
+class Stage(NamedTuple):
+    """Some steps within one ball.
+
+    Attributes:
+        budget: The ball around an image.
+        steps: How many.
+    """
+
+    budget: Budget
+    steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +62,11 @@ class Apgd(LossAttack):
     Attributes:
         epsilon: Radius of the ball, in [0, 1] for L-infinity, at least 0 for L2.
         norm: ``linf`` steps along the sign of the gradient, ``l2`` along the gradient.
-        steps: Number of steps from each start, at least 1; each takes a gradient, and the start one more.
+        widest: Radius of a wider ball, as a multiple of `epsilon`, at least 1. Above 1 each start is climbed from
+            twice: inside the ball, then through one that shrinks from there to `epsilon` in stages, each of which
+            begins where the one before was best. 0 takes 3 for L2, where steps inside can miss what lies behind a
+            plateau, and 1 for L-infinity.
+        steps: Number of steps of each climb, at least 1; each takes a gradient, and the start of each stage one more.
         restarts: Number of starts, at least 1: the image itself, then uniformly random points of the ball, the same
             whatever the batch size.
         all_targets: Whether a targeted objective tries every wrong label from each start, the one with the greatest
@@ -58,12 +78,14 @@ class Apgd(LossAttack):
 
     Source: Croce & Hein 2020 (Reliable evaluation of adversarial robustness), sections 3 and 4, algorithm 1, with its
         α, ρ and checkpoints. There all starts are random. After a return to the best point there is no step before, so
-        the momentum begins anew.
+        the momentum begins anew. A ball that shrinks, in three stages, is what Croce & Hein 2021 (Mind the box) do
+        for L1.
     """
 
     name: ClassVar[str] = "apgd"
     epsilon: float
     norm: Norm = "linf"
+    widest: float = 0.0
     steps: int = 100
     restarts: int = 5
     all_targets: bool = False
@@ -72,6 +94,10 @@ class Apgd(LossAttack):
     def __post_init__(self) -> None:
         """Check the ranges."""
         _ = self.budget
+        if not self.widest:
+            object.__setattr__(self, "widest", 3.0 if self.norm == "l2" else 1.0)
+        if not 1 <= self.widest < np.inf:
+            raise UsageError(f"expected widest as a multiple of epsilon, at least 1, got {self.widest}")
         check_count("steps", self.steps)
         check_count("restarts", self.restarts)
         check_count("seed", self.seed, least=0)
@@ -96,14 +122,19 @@ class Apgd(LossAttack):
         return Budget(epsilon=self.epsilon, norm=self.norm)
 
     @property
-    def checkpoints(self) -> tuple[int, ...]:
-        """The steps after which the length of the next ones is reconsidered, ascending."""
-        shares = [0.0, 0.22]
-        while shares[-1] < 1:
-            shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-        # Rounded first: 0.22 · 100 is a little more than 22 in binary.
-        found = {int(np.ceil(round(share * self.steps, 6))) for share in shares[1:]}
-        return tuple(sorted(step for step in found if step < self.steps))
+    def climbs(self) -> tuple[tuple[Stage, ...], ...]:
+        """What is done from each start: the balls to climb in, one after the other, the last of which is `budget`."""
+        inside = (Stage(self.budget, self.steps),)
+        balls = min(_BALLS, int((_SHRUNK - _WIDE) * self.steps) // _LEAST_STEPS)
+        if self.widest == 1 or not balls:
+            return (inside,)
+        ends = [0, *np.linspace(_WIDE, _SHRUNK, balls + 1), 1]
+        steps = np.diff(np.floor(np.round(np.multiply(ends, self.steps), 6)).astype(int))
+        radii = self.epsilon * np.linspace(self.widest, 1, balls + 2)
+        largest = 1.0 if self.norm == "linf" else np.inf
+        wide = [replace(self.budget, epsilon=min(float(radius), largest)) for radius in radii[:-1]]
+        from_outside = (Stage(*one) for one in zip([*wide, self.budget], map(int, steps), strict=True))
+        return inside, tuple(from_outside)
 
     def _craft(self, victim: GradientGraph, batch: Batch, succeeded: Succeeded | None) -> Crafted:
         top = _Top(batch, succeeded)
@@ -141,24 +172,43 @@ class Apgd(LossAttack):
         Returns:
             The greatest loss on the way, ``(n,)``, minus infinity for images that did not climb.
         """
-        start = random_points(batch, self.budget, seed=(self.seed, number)) if number else batch.pixels
-        climb = _Climb(self.budget, batch.pixels, start, top.going)
         aim = Batch(rows=batch.rows, pixels=batch.pixels, classes=goal)
-        marks = (0, *self.checkpoints)
-        looks = {*_EARLY, *marks, self.steps}
-        for step in range(self.steps + 1):
+        reached = np.full(len(batch.rows), -np.inf, dtype=np.float32)
+        for stages in self.climbs:
+            x = random_points(batch, stages[0].budget, seed=(self.seed, number)) if number else batch.pixels
+            for budget, steps in stages:
+                climb = _Climb(budget, batch.pixels, budget.project(x, batch.pixels), top.going)
+                self._steps(graph, aim, top, climb, steps)
+                x = climb.best
+            reached = np.maximum(reached, climb.best_loss)
+        return reached
+
+    def _steps(self, graph: GradientGraph, aim: Batch, top: _Top, climb: _Climb, steps: int) -> None:
+        """Take the steps of one stage."""
+        marks = (0, *checkpoints(steps))
+        looks = {*_EARLY, *marks, steps}
+        for step in range(steps + 1):
             here = self.ascend(graph, climb.x[climb.rows], aim.take(climb.rows))
             top.count(climb.rows, is_flat(here.gradient))
             climb.arrive(here.loss, here.gradient)
             if step in looks:
-                top.keep(climb)
+                top.keep(climb, self.budget)
                 climb.rows = top.going
             if step in marks:
                 climb.reconsider(step - marks[max(marks.index(step) - 1, 0)])
-            if step == self.steps or not len(climb.rows):
+            if step == steps or not len(climb.rows):
                 break
             climb.step()
-        return climb.best_loss
+
+
+def checkpoints(steps: int) -> tuple[int, ...]:
+    """Return the steps after which the length of the next ones is reconsidered, ascending."""
+    shares = [0.0, 0.22]
+    while shares[-1] < 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    # Rounded first: 0.22 · 100 is a little more than 22 in binary.
+    found = {int(np.ceil(round(share * steps, 6))) for share in shares[1:]}
+    return tuple(sorted(step for step in found if step < steps))
 
 
 def _goals(losses: FloatArray) -> list[dict[str, IntArray]]:
@@ -185,15 +235,21 @@ class _Top:
         self.gradients[rows] += 1
         self.flat[rows] &= flat
 
-    def keep(self, climb: _Climb) -> None:
-        """Keep the points of a climb that are better, and those that succeed, whose images are done."""
+    def keep(self, climb: _Climb, budget: Budget) -> None:
+        """Keep the points of a climb that are better, and those that succeed, whose images are done.
+
+        Points outside the budget are judged by what they become inside, and kept if that succeeds.
+        """
         rows = climb.rows[climb.fresh[climb.rows]]
         climb.fresh[rows] = False
-        done = np.zeros(len(rows), dtype=np.bool_)
+        inside = climb.budget == budget
+        points = climb.best[rows] if inside else budget.project(climb.best[rows], self.batch.pixels[rows])
+        kept = climb.best_loss[rows] > self.loss[rows] if inside else np.zeros(len(rows), dtype=np.bool_)
+        done = np.zeros_like(kept)
         if self.succeeded is not None and len(rows):
-            done = self.succeeded(climb.best[rows], self.batch.rows[rows])
-        kept = rows[done | (climb.best_loss[rows] > self.loss[rows])]
-        self.x[kept], self.loss[kept] = climb.best[kept], climb.best_loss[kept]
+            done = self.succeeded(points, self.batch.rows[rows])
+        kept |= done
+        self.x[rows[kept]], self.loss[rows[kept]] = points[kept], climb.best_loss[rows[kept]]
         self.going = np.setdiff1d(self.going, rows[done])
 
 

@@ -109,6 +109,15 @@ class VerdictColumns:
             confidence=pack(self.confidence_array[rows], _NUMBERS),
         )
 
+    def where(self, kept: BoolArray, others: VerdictColumns) -> VerdictColumns:
+        """Return these verdicts on the images in `kept`, ``(n,)``, and `others` on the rest."""
+        return VerdictColumns(
+            labels=pack_labels(np.where(kept, self.label_array, others.label_array)),
+            accepted=pack(np.where(kept, self.accepted_array, others.accepted_array), _FLAGS),
+            passes=pack(np.where(kept, self.pass_array, others.pass_array), _FLAGS),
+            confidence=pack(np.where(kept, self.confidence_array, others.confidence_array), _NUMBERS),
+        )
+
     def outcomes(self, truth: IntArray) -> Outcomes:
         """Return what became of each image whose true label is ``truth``, ``(n,)``."""
         return judge_outcomes(self.label_array, self.accepted_array, truth)

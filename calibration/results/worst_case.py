@@ -10,14 +10,14 @@ Source: Croce and Hein 2020 (Reliable evaluation of adversarial robustness), sec
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from calibration.attacks.norms import Budget
 from calibration.detection import BENIGN_ACCEPTANCE, threshold_at
-from calibration.metrics import Interval, share
+from calibration.metrics import Interval, count, rate, share
 from calibration.results.image_columns import ChangeColumns, VerdictColumns
 from calibration.results.records import Cell
 
@@ -102,6 +102,22 @@ def budget_of(cell: Cell) -> Budget | None:
     if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
         return None
     return Budget(epsilon=float(epsilon), norm=cell.parameters.get("norm", "linf"))
+
+
+def submitted(cell: Cell, budget: Budget, benign: VerdictColumns, truth: IntArray) -> Cell:
+    """Return what an attack comes to when images it changed beyond a budget are submitted without any change.
+
+    Args:
+        cell: The attack, whatever budget it was given, with verdicts and changes.
+        budget: The ball.
+        benign: The verdicts on the images before any attack.
+        truth: Their true labels, ``(n,)``.
+    """
+    assert cell.verdicts is not None
+    assert cell.changes is not None
+    verdicts = cell.verdicts.where(kept_within(cell.changes, budget), benign)
+    counts = count(verdicts.outcomes(truth))
+    return replace(cell, verdicts=verdicts, counts=counts, rates=rate(counts))
 
 
 def kept_within(changes: ChangeColumns, budget: Budget | None) -> BoolArray:

@@ -68,6 +68,13 @@ CHECKS = (
         judge=comparisons.decisions,
     ),
     SanityCheck(
+        name="staying inside the ball misses nothing",
+        raised_if="an adaptive attack without a budget fools more images within ε than the best one held to ε",
+        explanation="Steps inside the ball met a plateau and missed what lies in it; the claim at ε rests on them.",
+        needs="cw beside apgd or pgd, against nearly-white-box",
+        judge=comparisons.from_outside,
+    ),
+    SanityCheck(
         name="the lock hides nothing",
         raised_if="gradients from before the lock fool more images than those from behind it",
         explanation="What looks like robustness is the lock between the attacker and the gradient.",

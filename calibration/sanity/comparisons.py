@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from calibration.results import Results
 from calibration.results.pairs import Pair, best, grouped, own_goal
-from calibration.results.phrasing import PROBE_NOTES, cell_name
+from calibration.results.phrasing import PROBE_NOTES, cell_name, radius
 from calibration.results.records import Cell
-from calibration.results.worst_case import budget_of
-from calibration.sanity.check import Found, judge_pairs
+from calibration.results.worst_case import budget_of, submitted
+from calibration.sanity.check import NOT_RUN, Found, judge_pairs
 
 _ITERATIVE = ("igs", "pgd", "apgd")
 _FREE = ("epsilon", "step_size")
@@ -42,6 +42,25 @@ def decisions(results: Results) -> Found:
     """Return whether gradients beat decisions."""
     own = [cell for cell in results.cells if cell.gradients_per_image > 0]
     return judge_pairs(_by_ball(own, [cell for cell in results.cells if cell.source.tensor == "verdicts"]), results)
+
+
+def from_outside(results: Results) -> Found:
+    """Return whether attacks held to a ball beat those that may go anywhere, where those ended within it."""
+    benign, truth = results.benign.verdicts, results.data.truth
+    if benign is None or truth is None:
+        return NOT_RUN
+    adaptive = [cell for cell in results.cells if cell.adaptive and cell.gradients_per_image > 0]
+    free = [cell for cell in adaptive if not _ball(cell)]
+
+    def pairs() -> Iterator[Pair]:
+        for group in grouped([cell for cell in adaptive if _ball(cell)], _ball):
+            held, budget = best(group, "fooled"), budget_of(group[0])
+            assert held is not None
+            assert budget is not None
+            note = f" within {radius(budget.norm, budget.epsilon)}"
+            yield from (Pair(submitted(cell, budget, benign, truth), held, "fooled", note) for cell in free)
+
+    return judge_pairs(pairs(), results)
 
 
 def pre_lock(results: Results) -> Found:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.attacks.apgd import Apgd
+from calibration.attacks.apgd import Apgd, checkpoints
 from calibration.attacks.igs import Igs
 from calibration.gradients import GradientGraph
 from calibration.objectives import CROSS_ENTROPY, CrossEntropy
@@ -46,8 +46,8 @@ def test_examples_stay_in_the_ball_and_in_the_cube(graph, sample, norm, epsilon,
 
 def test_checkpoints_are_those_of_the_paper():
     # p = 0, .22, .41, .57, .70, .80, .87, .93, .99 of the steps.
-    assert Apgd(epsilon=0.1, steps=100).checkpoints == (22, 41, 57, 70, 80, 87, 93, 99)
-    assert Apgd(epsilon=0.1, steps=1).checkpoints == ()
+    assert checkpoints(100) == (22, 41, 57, 70, 80, 87, 93, 99)
+    assert checkpoints(1) == ()
 
 
 def restated(gradient_of, x, epsilon, steps):
@@ -56,7 +56,7 @@ def restated(gradient_of, x, epsilon, steps):
     def project(z):
         return torch.max(torch.min(z, x + epsilon), x - epsilon).clamp(0, 1)
 
-    checkpoints = set(Apgd(epsilon=epsilon, steps=steps).checkpoints) | {steps}
+    marks = set(checkpoints(steps)) | {steps}
     here, before = x.clone(), x.clone()
     loss, gradient = gradient_of(here)
     best, best_loss, best_gradient = here.clone(), loss, gradient
@@ -71,7 +71,7 @@ def restated(gradient_of, x, epsilon, steps):
         last = loss
         if loss > best_loss:
             best, best_loss, best_gradient = here.clone(), loss, gradient
-        if step in checkpoints:
+        if step in marks:
             halve = rises < 0.75 * (step - previous) or (not halved and best_loss == then)
             if halve:
                 length, here, before, gradient = length / 2, best.clone(), best.clone(), best_gradient
@@ -107,6 +107,50 @@ def test_it_finds_no_less_than_fixed_steps_at_the_same_cost(graph, sample):
     ours = losses(graph, Apgd(epsilon=EPSILON, steps=40, restarts=1)(graph, x, labels).x_adv, labels)
     fixed = losses(graph, Igs(epsilon=EPSILON, steps=41)(graph, x, labels).x_adv, labels)
     assert ours.mean() >= fixed.mean() - 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "radii", "steps"),
+    [
+        pytest.param({"steps": 100}, [6, *np.linspace(6, 2, 12)[1:-1], 2], [30, *[6] * 10, 10], id="l2"),
+        pytest.param(
+            {"steps": 20, "widest": 1.5}, [3, *np.linspace(3, 2, 6)[1:-1], 2], [6, 3, 3, 3, 3, 2], id="few steps"
+        ),
+        pytest.param({"steps": 4}, [2], [4], id="too few to shrink"),
+        pytest.param({"steps": 50, "widest": 1}, [2], [50], id="inside"),
+        pytest.param({"steps": 50, "norm": "linf", "epsilon": 0.3}, [0.3], [50], id="linf"),
+        pytest.param(
+            {"steps": 10, "norm": "linf", "epsilon": 0.4, "widest": 4},
+            [1, 1, 0.8, 0.4],
+            [3, 3, 3, 1],
+            id="no wider than all",
+        ),
+    ],
+)
+def test_the_ball_shrinks_to_its_last_radius(options, radii, steps):
+    *_, stages = Apgd(**{"epsilon": 2.0, "norm": "l2", **options}).climbs
+    assert [stage.budget.epsilon for stage in stages] == pytest.approx(radii)
+    assert [stage.steps for stage in stages] == steps
+
+
+class Plateau(torch.nn.Module):
+    """A wrong label that one pixel brings about, and only above one half; below, every other pixel counts more."""
+
+    def forward(self, x):
+        pixel = x[:, 0, 2, 1]
+        wrong = 0.2 * (x.sum(dim=(1, 2, 3)) - pixel) + 0.1 * pixel + 9 * torch.relu(pixel - 0.5)
+        return torch.stack([torch.zeros_like(wrong), wrong], dim=1)
+
+
+def test_what_lies_behind_a_plateau_is_found_from_outside():
+    graph = GradientGraph(exported(Plateau(), (1, 4, 4), 18), threads=1)
+    x, labels = np.zeros((3, 1, 4, 4), dtype=np.float32), np.zeros(3, dtype=np.int64)
+    inside, from_outside = (
+        Apgd(epsilon=0.8, norm="l2", steps=60, restarts=1, widest=widest)(graph, x, labels).x_adv[:, 0, 2, 1]
+        for widest in (1, 5)
+    )
+    assert inside.max() < 0.5
+    assert from_outside.min() > 0.75
 
 
 def test_restarts_and_targets_only_help(graph, sample):
@@ -190,11 +234,15 @@ def test_it_fools_a_rule_through_its_margin_and_its_confidence():
         ({"epsilon": 0.1, "restarts": 0}, "expected restarts as a whole number of at least 1, got 0"),
         ({"epsilon": 0.1, "seed": -1}, "expected seed as a whole number of at least 0, got -1"),
         (
+            {"epsilon": 0.1, "widest": 0.5},
+            "expected widest as a multiple of epsilon, at least 1, got 0.5",
+        ),
+        (
             {"epsilon": 0.1, "all_targets": True, "objective": WrongConfidence(classmap=None)},
             "expected a targeted objective for all_targets, got WrongConfidence",
         ),
     ],
-    ids=["epsilon", "steps", "restarts", "seed", "targets"],
+    ids=["epsilon", "steps", "restarts", "seed", "widest", "targets"],
 )
 def test_refuses_bad_hyper_parameters(options, message):
     with pytest.raises(UsageError, match=message):

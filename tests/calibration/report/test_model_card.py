@@ -42,7 +42,7 @@ def test_the_verdict_comes_first_and_everything_follows():
     assert rows["attacker"] == len(found.cells)
     assert rows["within"] == len(found.worst_cases)
     assert rows["change of benign images"] == len(found.availability)
-    assert rows["check"] == 15
+    assert rows["check"] == 16
 
 
 def test_hostile_names_are_text():

@@ -6,7 +6,7 @@ import pytest
 
 from calibration.results.records import LogitsCheck, Probe, Repetition, SelfCheck, Source
 from calibration.sanity import CHECKS, check_sanity
-from tests.calibration.report_samples import availability, cell, realistic, results
+from tests.calibration.report_samples import availability, cell, changes, realistic, results
 
 ADAPTIVE = {"threat": "nearly-white-box", "reading": "pair", "adaptive": True}
 PRE_LOCK = {"threat": "pre-lock", "reading": "pair", "adaptive": True}
@@ -36,6 +36,11 @@ def pgd(fooled, epsilon=0.3, **others):
 
 def fgs(fooled, epsilon=0.3, **others):
     return cell("fgs", epsilon, fooled, 1000 - fooled, **{**ADAPTIVE, **others})
+
+
+def free(fooled, size):
+    """An attack without a budget that changed pixels by `size` at most."""
+    return cell("cw", None, fooled, 1000 - fooled, changes=changes(1000, size), **ADAPTIVE)
 
 
 WRONG = SelfCheck(file="guard.onnx", of=("logits",), relative_error=0.97, images=8, seed=0)
@@ -89,6 +94,21 @@ CASES = [
     ("gradients beat decisions", results(pgd(20), cell("square", 0.3, 60, 940, **ASKING)), "failed", "Square"),
     ("gradients beat decisions", results(pgd(60), cell("square", 0.3, 20, 980, **ASKING)), "passed", "Square"),
     ("gradients beat decisions", results(pgd(60)), "not run", "decision-only"),
+    (
+        "staying inside the ball misses nothing",
+        results(pgd(20), free(60, 0.3)),
+        "failed",
+        "C&W L2 at κ = 40 within ε = 0.3: 6.0 % .* against .*PGD at ε = 0.3: 2.0 %",
+    ),
+    ("staying inside the ball misses nothing", results(pgd(60), free(20, 0.3)), "passed", "C&W L2 at κ = 40 within"),
+    (
+        "staying inside the ball misses nothing",
+        results(pgd(20), free(60, 9.0)),
+        "passed",
+        "C&W L2 at κ = 40 within ε = 0.3: 0.[0-9]",
+    ),
+    ("staying inside the ball misses nothing", results(pgd(20), cell("cw", None, 60, 940)), "not run", "cw beside"),
+    ("staying inside the ball misses nothing", results(pgd(20)), "not run", "cw beside"),
     ("the lock hides nothing", results(pgd(20), pgd(60, **PRE_LOCK)), "failed", "pre-lock pair PGD"),
     ("the lock hides nothing", results(pgd(60), pgd(20, **PRE_LOCK)), "passed", "pre-lock pair PGD"),
     ("the lock hides nothing", results(pgd(60)), "not run", "pre-lock"),
