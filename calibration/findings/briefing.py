@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from calibration.availability import UNCHANGED, Availability
-from calibration.findings.conclusion import FALLS_ABOVE
+from calibration.findings.conclusion import FALLS_ABOVE, REJECTS_MOST
 from calibration.results import Results
 from calibration.results.pairs import grouped
 from calibration.results.phrasing import attack_with_strength, threat_name, with_bounds
@@ -35,7 +35,8 @@ class Briefing:
 
     Attributes:
         falls_to: Attackers whose best attack gets more than `FALLS_ABOVE` of the images, the strongest first.
-        undecided: Attackers whose best attack may get more: its interval reaches that far.
+        undecided: Attackers whose best attack may get more: its interval reaches that far, or the file rejects more
+            than `REJECTS_MOST` of the benign images, which is no way to withstand anybody.
         withstands: All others.
         worst_change: The harmless change that costs most acceptance; None where none was tried.
         unavailable: Whether it costs more than a sanity check lets pass.
@@ -53,9 +54,10 @@ def brief(results: Results) -> Briefing:
     falls: list[Line] = []
     unsure: list[Line] = []
     withstood: list[Line] = []
+    mute = results.benign.rates.rejected.value > REJECTS_MOST
     for group in grouped(results.cells, lambda cell: (cell.threat, cell.reading)):
         fooled = _best(group).rates.fooled
-        kind = falls if fooled.value > FALLS_ABOVE else unsure if fooled.high > FALLS_ABOVE else withstood
+        kind = falls if fooled.value > FALLS_ABOVE else unsure if fooled.high > FALLS_ABOVE or mute else withstood
         kind.append(_line(group))
     changed = [one for one in results.availability if one.invisible and one.change != UNCHANGED]
     return Briefing(

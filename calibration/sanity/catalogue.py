@@ -119,7 +119,7 @@ CHECKS = (
     ),
     SanityCheck(
         name="harmless changes are accepted",
-        raised_if="a harmless change of benign images has more than 5 % of them rejected",
+        raised_if="a harmless change has more than 5 % of the images rejected beyond those rejected without it",
         explanation="Rejecting everything near an image is no detection of attacks: users pay for it every day.",
         needs="results of this version of cmt",
         judge=figures.availability,

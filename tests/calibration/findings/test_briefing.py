@@ -28,6 +28,12 @@ def test_nobody_fools_anything():
     assert spaced(brief(results(cell("igs", 0.3, 0, 900))).withstands[0].said) == "IGS at ε = 0.3 fools 0 % (0-0.4 %)"
 
 
+def test_who_rejects_everything_withstands_nobody():
+    found = brief(results(cell("igs", 0.3, 0, 1000), benign=(0, 900)))
+    assert not found.withstands
+    assert [line.attacker for line in found.undecided] == ["grey-box z-star"]
+
+
 def test_an_attack_without_a_budget_counts_where_there_is_no_other():
     free = cell("cw", None, 1000, 0)
     assert brief(results(free)).falls_to
