@@ -25,7 +25,6 @@ _ATTACKS = {
 }
 PROBE_NOTES = {"doubled": " with steps and restarts doubled", "unbounded": " without a bound"}
 """What to add to the name of an attack that was run for a sanity check."""
-_STRENGTHS = {"epsilon": "ε", "confidence": "κ"}
 
 
 def percent(share: float, *, digits: int = 1) -> str:
@@ -84,10 +83,11 @@ def attack_name(attack: str) -> str:
 
 
 def attack_with_strength(cell: Cell) -> str:
-    """Return an attack and how strong it was, as ``IGS at ε = 0.3``."""
-    given = [(sign, cell.parameters[name]) for name, sign in _STRENGTHS.items() if name in cell.parameters]
-    strengths = [f"{sign}{_SPACE}={_SPACE}{amount(value)}" for sign, value in given[:1]]
-    return " at ".join([attack_name(cell.attack), *strengths])
+    """Return an attack and how strong it was, as ``IGS at ε = 0.3`` or ``C&W L2 at κ = 0``."""
+    given, name = cell.parameters, attack_name(cell.attack)
+    if "epsilon" in given:
+        return f"{name} at {radius(given.get('norm'), given['epsilon'])}"
+    return f"{name} at κ{_SPACE}={_SPACE}{amount(given['confidence'])}" if "confidence" in given else name
 
 
 def threat_name(threat: str, reading: str) -> str:

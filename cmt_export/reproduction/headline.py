@@ -43,7 +43,8 @@ def sentence(found: Found) -> str:
         if (cell := _cell(found, epsilon)).found is not None
     }
     benign = found.benign(benign_unit(found.sets, found.lineup.guard))
-    return phrase(fooled, None if benign is None else count(~benign.accepted).interval)
+    rejected = None if benign is None else count(~benign.accepted)
+    return phrase(fooled, None if rejected is None else rejected.interval)
 
 
 def phrase(fooled: Mapping[float, Interval], rejected: Interval | None) -> str:

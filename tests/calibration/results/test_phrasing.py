@@ -91,6 +91,7 @@ def test_amount(value, text):
         pytest.param("cw", {"confidence": 40.0}, "C&W L2 at κ = 40", id="confidence"),
         pytest.param("deepfool", {"steps": 50}, "DeepFool", id="no strength"),
         pytest.param("brand-new", {"epsilon": 8 / 255}, "brand-new at ε = 8/255", id="unknown attack"),
+        pytest.param("apgd", {"epsilon": 2.0, "norm": "l2"}, "APGD at ε = 2 (L2)", id="a budget in L2"),
     ],
 )
 def test_attack_with_strength(attack, parameters, text):
