@@ -87,7 +87,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--all-targets", is_flag=True, help="Let apgd try every wrong label as its target.")
 @click.option(
     "--widest",
-    type=float,
+    type=click.FloatRange(1, 1000),
     help="Multiple of ε from which the ball of apgd shrinks; 1 stays inside.  [default: 3 with l2, else 1]",
 )
 @click.option("--queries", type=int, help="Decisions an image may take.  [default: as the attack has it]")

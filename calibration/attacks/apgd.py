@@ -37,7 +37,9 @@ _RISES = 0.75
 
 _WIDE, _SHRUNK, _BALLS, _LEAST_STEPS = 0.3, 0.9, 10, 3
 """A shrinking ball stays at its widest for the first share of the steps and is down to its last radius at the second;
-in between, so many smaller ones, each for so many steps at least. Chosen on one network, see docs/attacks.md."""
+in between, so many smaller ones, each for so many steps at least. What it finds: docs/attacks.md."""
+
+_WIDEST = 1000
 
 _EARLY = (0, 1, 2, 4, 8, 16)
 """Steps before the first checkpoint after which success is looked for too: most images that fall, fall early."""
@@ -62,10 +64,10 @@ class Apgd(LossAttack):
     Attributes:
         epsilon: Radius of the ball, in [0, 1] for L-infinity, at least 0 for L2.
         norm: ``linf`` steps along the sign of the gradient, ``l2`` along the gradient.
-        widest: Radius of a wider ball, as a multiple of `epsilon`, at least 1. Above 1 each start is climbed from
-            twice: inside the ball, then through one that shrinks from there to `epsilon` in stages, each of which
-            begins where the one before was best. 0 takes 3 for L2, where steps inside can miss what lies behind a
-            plateau, and 1 for L-infinity.
+        widest: Radius of a wider ball, as a multiple of `epsilon`, from 1 to 1000. Above 1 every start is followed by
+            another, in the wider ball, which shrinks to `epsilon` in stages, each of which begins where the one before
+            was best; 5 steps at least, fewer climb inside only. 0 takes 3 for L2, where steps inside can miss what
+            lies behind a plateau, and 1 for L-infinity.
         steps: Number of steps of each climb, at least 1; each takes a gradient, and the start of each stage one more.
         restarts: Number of starts, at least 1: the image itself, then uniformly random points of the ball, the same
             whatever the batch size.
@@ -96,8 +98,8 @@ class Apgd(LossAttack):
         _ = self.budget
         if not self.widest:
             object.__setattr__(self, "widest", 3.0 if self.norm == "l2" else 1.0)
-        if not 1 <= self.widest < np.inf:
-            raise UsageError(f"expected widest as a multiple of epsilon, at least 1, got {self.widest}")
+        if not 1 <= self.widest <= _WIDEST:
+            raise UsageError(f"expected widest as a multiple of epsilon from 1 to {_WIDEST}, got {self.widest}")
         check_count("steps", self.steps)
         check_count("restarts", self.restarts)
         check_count("seed", self.seed, least=0)
@@ -170,13 +172,15 @@ class Apgd(LossAttack):
         """Climb from one start of each image that still goes, towards one goal, and keep the best points in `top`.
 
         Returns:
-            The greatest loss on the way, ``(n,)``, minus infinity for images that did not climb.
+            The greatest loss on the way within `budget`, ``(n,)``, minus infinity for images that did not climb.
         """
         aim = Batch(rows=batch.rows, pixels=batch.pixels, classes=goal)
         reached = np.full(len(batch.rows), -np.inf, dtype=np.float32)
         for stages in self.climbs:
             x = random_points(batch, stages[0].budget, seed=(self.seed, number)) if number else batch.pixels
             for budget, steps in stages:
+                if not len(top.going):
+                    return reached
                 climb = _Climb(budget, batch.pixels, budget.project(x, batch.pixels), top.going)
                 self._steps(graph, aim, top, climb, steps)
                 x = climb.best
@@ -238,7 +242,8 @@ class _Top:
     def keep(self, climb: _Climb, budget: Budget) -> None:
         """Keep the points of a climb that are better, and those that succeed, whose images are done.
 
-        Points outside the budget are judged by what they become inside, and kept if that succeeds.
+        Points outside the budget are judged by what they become inside, and kept if that succeeds; the loss kept with
+        them is that outside.
         """
         rows = climb.rows[climb.fresh[climb.rows]]
         climb.fresh[rows] = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calibration.availability import UNCHANGED, Availability
 from calibration.findings.conclusion import FALLS_ABOVE, REJECTS_MOST
@@ -58,7 +58,10 @@ def brief(results: Results) -> Briefing:
     for group in grouped(results.cells, lambda cell: (cell.threat, cell.reading)):
         fooled = _best(group).rates.fooled
         kind = falls if fooled.value > FALLS_ABOVE else unsure if fooled.high > FALLS_ABOVE or mute else withstood
-        kind.append(_line(group))
+        line = _line(group)
+        if kind is unsure and fooled.high <= FALLS_ABOVE:
+            line = replace(line, said=f"{line.said}, but most benign images are rejected too")
+        kind.append(line)
     changed = [one for one in results.availability if one.invisible and one.change != UNCHANGED]
     return Briefing(
         falls_to=tuple(falls),

@@ -68,10 +68,10 @@ CHECKS = (
         judge=comparisons.decisions,
     ),
     SanityCheck(
-        name="staying inside the ball misses nothing",
-        raised_if="an adaptive attack without a budget fools more images within ε than the best one held to ε",
-        explanation="Steps inside the ball met a plateau and missed what lies in it; the claim at ε rests on them.",
-        needs="cw beside apgd or pgd, against nearly-white-box",
+        name="attacks held to ε beat free ones",
+        raised_if="an attack without a budget fools more images within ε than the best of IGS, PGD and APGD held to ε",
+        explanation="The attacks held to ε stalled, and missed images that lie within; the claim at ε rests on them.",
+        needs="cw beside igs, pgd or apgd, all against nearly-white-box",
         judge=comparisons.from_outside,
     ),
     SanityCheck(

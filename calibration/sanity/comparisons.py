@@ -45,15 +45,16 @@ def decisions(results: Results) -> Found:
 
 
 def from_outside(results: Results) -> Found:
-    """Return whether attacks held to a ball beat those that may go anywhere, where those ended within it."""
+    """Return whether gradient attacks held to a ball beat those that may go anywhere, where those ended within it."""
     benign, truth = results.benign.verdicts, results.data.truth
     if benign is None or truth is None:
         return NOT_RUN
     adaptive = [cell for cell in results.cells if cell.adaptive and cell.gradients_per_image > 0]
-    free = [cell for cell in adaptive if not _ball(cell)]
+    free = [cell for cell in adaptive if not _ball(cell) and cell.verdicts is not None]
+    bound = [cell for cell in adaptive if _ball(cell) and cell.attack in _ITERATIVE]
 
     def pairs() -> Iterator[Pair]:
-        for group in grouped([cell for cell in adaptive if _ball(cell)], _ball):
+        for group in grouped([cell for cell in bound if cell.threat == "nearly-white-box"], _ball):
             held, budget = best(group, "fooled"), budget_of(group[0])
             assert held is not None
             assert budget is not None

@@ -133,6 +133,22 @@ def test_the_ball_shrinks_to_its_last_radius(options, radii, steps):
     assert [stage.steps for stage in stages] == steps
 
 
+@pytest.mark.parametrize("asked", [0, 1, 7, 30], ids=["at the image", "early", "second climb", "late"])
+@pytest.mark.parametrize("options", [{}, {"all_targets": True}], ids=["untargeted", "all targets"])
+def test_a_batch_may_be_done_in_any_stage(graph, sample, options, asked):
+    x, labels = sample
+    seen = []
+
+    def succeeded(x_adv, rows):
+        seen.append(rows)
+        return np.full(len(rows), len(seen) > asked)
+
+    Apgd(epsilon=0.5, norm="l2", steps=20, restarts=1, **options)(graph, x, labels, succeeded=succeeded)
+    done = np.concatenate(seen[asked:])
+    assert len(done)
+    assert len(done) == len(np.unique(done))
+
+
 class Plateau(torch.nn.Module):
     """A wrong label that one pixel brings about, and only above one half; below, every other pixel counts more."""
 
@@ -235,7 +251,7 @@ def test_it_fools_a_rule_through_its_margin_and_its_confidence():
         ({"epsilon": 0.1, "seed": -1}, "expected seed as a whole number of at least 0, got -1"),
         (
             {"epsilon": 0.1, "widest": 0.5},
-            "expected widest as a multiple of epsilon, at least 1, got 0.5",
+            "expected widest as a multiple of epsilon from 1 to 1000, got 0.5",
         ),
         (
             {"epsilon": 0.1, "all_targets": True, "objective": WrongConfidence(classmap=None)},

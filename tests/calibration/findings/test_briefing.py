@@ -31,7 +31,7 @@ def test_nobody_fools_anything():
 def test_who_rejects_everything_withstands_nobody():
     found = brief(results(cell("igs", 0.3, 0, 1000), benign=(0, 900)))
     assert not found.withstands
-    assert [line.attacker for line in found.undecided] == ["grey-box z-star"]
+    assert found.undecided[0].said.endswith(", but most benign images are rejected too")
 
 
 def test_an_attack_without_a_budget_counts_where_there_is_no_other():

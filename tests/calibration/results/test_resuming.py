@@ -30,6 +30,13 @@ def test_attacks_that_differ_have_other_keys(change):
     assert key_of(replace(cell(), **change)) != key_of(cell())
 
 
+def test_apgd_that_stayed_inside_before_it_had_a_choice_is_the_same_attack():
+    before = replace(cell(), attack="apgd")
+    now = replace(before, parameters={**before.parameters, "widest": 1.0})
+    assert key_of(before) == key_of(now)
+    assert key_of(before) != key_of(replace(before, parameters={**before.parameters, "widest": 3.0}))
+
+
 def test_figures_and_time_are_no_part_of_a_key():
     assert key_of(cell(fooled=3, seconds=9.0, mean_l2=7.0)) == key_of(cell())
 
