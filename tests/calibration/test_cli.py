@@ -200,7 +200,8 @@ def test_bad_input_is_one_line_with_its_exit_code_and_leaves_every_file_alone(
 
 
 def test_interrupted_attack_keeps_what_it_finished(work):
-    code = "import sys; sys.argv[0] = 'cmt'; from cmt_export.cli import main; main()"
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # background jobs are deaf
+    code = heard + "import sys; sys.argv[0] = 'cmt'; from cmt_export.cli import main; main()"
     endless = ["--steps", "100000000", "-o", "results.json", *FAST]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *ATTACK, "-a", "igs", *endless], stderr=subprocess.PIPE, text=True
