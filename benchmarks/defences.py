@@ -4,9 +4,10 @@
     python benchmarks/defences.py --data mnist/ -o results/defences --effort quick --only cmt,hardened
     python benchmarks/defences.py --data mnist/ -o results/defences --file hardened=hardened.onnx
 
-Each step is a `cmt` command that is printed before it runs. What is finished is skipped, judged by what the file says;
-what was interrupted is resumed. The cheap attacks on all defences come before the dear ones, and after each command the
-table is written anew with what has run. A full sweep takes about a day on two processors, see --plan.
+Each step is a `cmt` command that is printed before it runs. What is finished is skipped, judged by what the file says:
+its guard, its command, and that it came to the end; what was interrupted is resumed. The cheap attacks on all defences
+come before the dear ones, and after each command the table is written anew with what has run. A full sweep takes about
+a day on two processors, see --plan.
 """
 
 from __future__ import annotations
@@ -133,24 +134,24 @@ class Step:
     seconds: float = 0.0
     kind: str = "attack"
 
-    def finished(self, sweep: Sweep) -> bool:
+    @property
+    def finished(self) -> bool:
         """Judge by what the file says, not by its being there."""
         try:
             if self.kind == "attack":
-                return self._attacked(sweep)
+                return self._attacked()
             spec = read_artifact(self.leaves).spec
         except (CmtError, OSError):
             return False
         return self.kind != "calibrate" or (spec.calibration is not None and spec.calibration.acceptance == ACCEPTANCE)
 
-    def _attacked(self, sweep: Sweep) -> bool:
+    def _attacked(self) -> bool:
         results = load_results(self.leaves)
         parts = results.members if isinstance(results, PoolResults) else (results,)
         guards = self.needs if isinstance(results, PoolResults) else self.needs[:1]
         files = [read_artifact(path).sha256 for path in guards]
-        wanted = sweep.images(self.name)
         return len(parts) == len(files) and all(
-            part.complete and part.model.sha256 == sha256 and len(part.data.sample) == min(wanted, part.data.images)
+            part.complete and part.model.sha256 == sha256 and shlex.split(part.command)[1:] == list(self.arguments)
             for part, sha256 in zip(parts, files, strict=True)
         )
 
@@ -308,11 +309,11 @@ def execute(arguments: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-c", program, *arguments], check=False, env=environment).returncode
 
 
-def show_plan(sweep: Sweep, steps: Sequence[Step]) -> None:
+def show_plan(steps: Sequence[Step]) -> None:
     """Print every command, whether it is finished, and what it may take."""
     left = 0.0
     for step in steps:
-        done = step.finished(sweep)
+        done = step.finished
         left += 0.0 if done else step.seconds
         print(f"{'done' if done else f'{step.seconds / 3600:.2f} h':>8}  cmt {shlex.join(step.arguments)}")
     print(f"at most about {left / 3600:.1f} hours on two processors; images that fall early cost next to nothing")
@@ -323,7 +324,7 @@ def run(sweep: Sweep, names: Sequence[str], steps: Sequence[Step]) -> int:
     failed = 0
     for step in steps:
         missing = [path for path in step.needs if not path.exists()]
-        if missing or step.finished(sweep):
+        if missing or step.finished:
             print(f"{'waits for ' + str(missing[0]) if missing else 'done'}: {step.leaves}", flush=True)
             continue
         step.leaves.parent.mkdir(parents=True, exist_ok=True)
@@ -361,7 +362,7 @@ def main() -> None:
     )
     steps = [*preparation(sweep, names), *attacks(sweep, names)]
     if arguments.plan:
-        show_plan(sweep, steps)
+        show_plan(steps)
         return
     sys.exit(run(sweep, names, steps))
 

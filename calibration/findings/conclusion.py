@@ -8,7 +8,8 @@
 | `holds` | otherwise, against what was tried |
 
 The reasons: the 95 % interval of an attack, or of all together, reaches above `FALLS_ABOVE`; the file rejects more
-than `REJECTS_MOST` of the benign images, so that there is little it could be fooled on; a sanity check failed.
+than `REJECTS_MOST` of the benign images, so that there is little it could be fooled on; every attack had a budget of 0,
+within which there is nothing to withstand; a sanity check failed.
 
 An attack without a budget succeeds on every classifier in the end. It counts by the images it changed within a budget
 that others were given; where there is none, by all. Attacks of a sanity check count unless they were unbounded.
@@ -112,6 +113,8 @@ def _judge(results: Results, sanity: Sequence[SanityVerdict]) -> tuple[Kind, str
     if refused.value > REJECTS_MOST:
         much = f"without an attack {with_bounds(refused)} of {results.benign.counts.n} images are rejected"
         return "undecided", f"Undecided: {much}; a file that hardly accepts anything is fooled by hardly anything."
+    if not any(budget is None or budget.epsilon > 0 for budget in map(budget_of, results.cells)):
+        return "undecided", "Undecided: ε = 0 allows no change at all; attack it within a larger one."
     failed = next((one for one in sanity if one.verdict == "failed"), None)
     if failed is not None:
         return "undecided", f"Undecided: a sanity check failed, “{failed.name}”: {failed.figures}."

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from calibration.metrics import Counts, Rates
 from calibration.results.detection_figures import DetectionFigures
 from calibration.results.image_columns import ChangeColumns, IntArray, VerdictColumns, unpack_labels
+from runtime.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class DataRecord:
         labels: True label of each attacked image, packed (`image_columns.pack`); None in files of schema 1.
 
     Raises:
-        UsageError: There is not one label for each image.
+        UsageError: The sample is none of the split, or there is not one label for each image.
     """
 
     name: str
@@ -77,7 +79,9 @@ class DataRecord:
     labels: str | None
 
     def __post_init__(self) -> None:
-        """Check the labels."""
+        """Check the sample and the labels."""
+        if any(low >= high for low, high in pairwise((-1, *self.sample, self.images))):
+            raise UsageError(f"results: expected ascending indices of {self.images} images, got others in the sample")
         if self.labels is not None:
             unpack_labels(self.labels, count=len(self.sample))
 

@@ -87,6 +87,12 @@ WRONG_GRADIENT = (SelfCheck(file="guard.onnx", of=("logits",), relative_error=0.
         ),
         pytest.param(results(cell(), benign=(0, 500)), "holds", "Holds", id="rejects no more than half"),
         pytest.param(
+            results(cell("pgd", 0.0), cell("igs", 0.0), benign=(0, 3)),
+            "undecided",
+            "Undecided: ε = 0 allows no change at all; attack it within a larger one.",
+            id="no budget to change anything",
+        ),
+        pytest.param(
             results(cell(), cell("fgs"), benign=(0, 3)), "holds", "by any attack below", id="nothing fooled at all"
         ),
         pytest.param(

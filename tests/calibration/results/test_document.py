@@ -99,11 +99,25 @@ def test_folder(tmp_path):
         (lambda d: d["cells"][0]["rates"].update(fooled=[1, 2]), "rates.fooled: expected 3 values"),
         (lambda d: d["data"].update(sample=["1"]), r"results.data.sample\[0\]: expected a whole number"),
         (lambda d: d["data"].update(sample=[1, 2]), "labels: expected 2 of at least 0, got 10"),
+        (lambda d: d["data"].update(images=9), "expected ascending indices of 9 images"),
+        (lambda d: d["data"].update(sample=[*range(9), 8]), "expected ascending indices of"),
         (lambda d: d["data"].update(labels=None, sample=[1]), r"expected 1 verdicts in every row, got \[10\]"),
         (lambda d: d["cells"][0].update(changes=vars(changes(0.1, 3))), r"expected 10 verdicts .*, got \[3, 10\]"),
         (lambda d: d["benign"]["verdicts"].update(labels="?"), "labels: expected base64"),
     ],
-    ids=["counts", "type", "missing", "interval", "sample", "labels", "verdicts", "changes", "column"],
+    ids=[
+        "counts",
+        "type",
+        "missing",
+        "interval",
+        "sample",
+        "too few images",
+        "an image twice",
+        "labels",
+        "verdicts",
+        "changes",
+        "column",
+    ],
 )
 def test_edited_files_are_refused_by_the_place(tmp_path, change, message):
     document = results(cell()).to_json()
@@ -158,7 +172,7 @@ def test_a_thousand_images_under_forty_attacks_are_less_than_two_megabytes(tmp_p
     cells = [
         replace(cell(), verdicts=said, changes=near, counts=tally, rates=rate(tally), examples=()) for _ in range(40)
     ]
-    data = replace(base.data, sample=tuple(range(1000)), labels=pack_labels(truth))
+    data = replace(base.data, images=1000, sample=tuple(range(1000)), labels=pack_labels(truth))
     benign = Score(counts=tally, rates=rate(tally), verdicts=said)
     found = replace(base, data=data, benign=benign, cells=tuple(cells), worst_cases=worst_cases(said, truth, cells))
     found.save(tmp_path / "results.json")
