@@ -66,8 +66,8 @@ def _count(flag: str, text: str) -> Callable[[Command], Command]:
 def reproduce_paper(ctx: click.Context, /, name: str, output: Path | None, work: Path | None, **options: Any) -> None:
     """Make every table and figure of the paper from a data set, beside what it published.
 
-    Work is kept in units: a stopped run goes on, one changed option repeats only what it touches, and the outcome is
-    written again after each unit, so that it is whole and honest whenever it is looked at.
+    Work is kept in units: a stopped run goes on, one changed option repeats only what it touches, several runs may
+    share --work, and the outcome is written again after each unit, so that it is whole and honest at any time.
 
     Example: cmt reproduce digits -o cmt-digits
 

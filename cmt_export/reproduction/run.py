@@ -19,7 +19,8 @@ from cmt_export.reproduction.outcome import write_outcome
 from cmt_export.reproduction.preset import Preset
 from cmt_export.reproduction.sections import SECTIONS, in_order
 from cmt_export.reproduction.sets import Sets
-from cmt_export.reproduction.store import Store, clear, only_process
+from cmt_export.reproduction.sharing import Claim, sharing
+from cmt_export.reproduction.store import Store, clear
 from cmt_export.reproduction.training_units import Train
 from cmt_export.reproduction.unit import Unit, Work
 from runtime.errors import CmtError
@@ -29,6 +30,9 @@ _RESUMING = (Train, Evaluate)
 
 _SPARING = 9.0
 """How often the time that writing the outcome took has to pass before it is written again."""
+
+_PATIENCE = 1.0
+"""Seconds between looks at what other processes are at."""
 
 Stage = Callable[[str], Report]
 """Announces a unit and returns what to tell of its progress."""
@@ -97,6 +101,7 @@ def reproduce(reproduction: Reproduction, data: Dataset, stage: Stage) -> Iterat
     """Do what is asked for, and yield each unit when it is done.
 
     All files of the outcome are there from the first unit on, and written again as units are done that they show.
+    Several processes may work in one folder: each takes the next unit that nobody is at, and they end together.
 
     Args:
         reproduction: What.
@@ -109,18 +114,28 @@ def reproduce(reproduction: Reproduction, data: Dataset, stage: Stage) -> Iterat
         KeyboardInterrupt: SIGINT or SIGTERM came; finished units are kept.
     """
     found = reproduction.open(data)
-    with only_process(reproduction.work), _writing(reproduction, found) as write:
-        ran = False
-        for unit in in_order(reproduction.only, found.sets):
-            record, note = found.store.find(unit), found.store.what_is_wrong(unit)
-            if record is not None:
-                if ran:  # it may count again only now that what it needs is made again
+    with sharing(reproduction.work) as claim, _writing(reproduction, found) as write:
+        left = dict.fromkeys(in_order(reproduction.only, found.sets))
+        outdated = waiting = False  # whether the outcome may show less than there is; whether that was announced
+        while left:
+            before = len(left)
+            for unit in tuple(left):
+                done = _do(unit, found.store, data, reproduction, stage, claim)
+                if done is None:
+                    continue
+                del left[unit]
+                outdated |= not done.reused
+                if outdated:  # what was taken over may count only now that what it needs is made again
                     write(unit)
-                yield Done(title=unit.title, key=record.key, reused=True, seconds=record.seconds, note="")
+                yield done
+            if len(left) < before:
+                waiting = False
                 continue
-            seconds, ran = _run(unit, found.store, data, reproduction, stage), True
-            write(unit)
-            yield Done(title=unit.title, key=found.store.key(unit), reused=False, seconds=seconds, note=note)
+            if not waiting:
+                stage("wait for another run in this folder")
+            outdated = waiting = True
+            time.sleep(_PATIENCE)
+            found.store.look_again()
 
 
 @contextmanager
@@ -152,6 +167,24 @@ def _writing(reproduction: Reproduction, found: Found) -> Iterator[Callable[[Uni
     finally:
         if pending:
             write()
+
+
+def _do(unit: Unit, store: Store, data: Dataset, reproduction: Reproduction, stage: Stage, claim: Claim) -> Done | None:
+    """Do a unit or take it over; None where another process is at it, or at what it needs."""
+    if store.find(unit) is None:
+        if any(store.find(need) is None for need in unit.needs):
+            return None
+        with claim(store.key(unit)) as mine:
+            if not mine:
+                return None
+            store.look_again()
+            note = store.what_is_wrong(unit)
+            if store.find(unit) is None:
+                seconds = _run(unit, store, data, reproduction, stage)
+                return Done(title=unit.title, key=store.key(unit), reused=False, seconds=seconds, note=note)
+    record = store.find(unit)
+    assert record is not None
+    return Done(title=unit.title, key=record.key, reused=True, seconds=record.seconds, note="")
 
 
 def _run(unit: Unit, store: Store, data: Dataset, reproduction: Reproduction, stage: Stage) -> float:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ _FORMAT = "cmt.reproduction"
 _VERSION = 1
 _RECORD = "unit.json"
 _NAME_DIGITS = 16
+_GLANCES, _GLANCE = 10, 0.05
+"""How often, and after how many seconds, to look for the marker of a folder that is not empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +136,13 @@ class Store:
         )
         with atomic_output(folder / _RECORD) as temporary:
             temporary.write_text(json.dumps(vars(record), indent=1) + "\n", encoding="utf-8")
-        # What was made from an earlier run of this unit may hold again.
-        for each in [each for each, found in self._found.items() if found is None]:
-            del self._found[each]
+        self.look_again()  # what was made from an earlier run of this unit may hold again
         self._found[unit] = record
         return record
+
+    def look_again(self) -> None:
+        """Forget which units are unfinished: another process may have finished them."""
+        self._found = {unit: record for unit, record in self._found.items() if record is not None}
 
     def _checked(self, unit: Unit) -> Record | None:
         folder = self.folder(unit)
@@ -164,27 +167,6 @@ class Store:
         return f"{damaged[0]} is damaged" if damaged else ""
 
 
-@contextmanager
-def only_process(path: Path) -> Iterator[None]:
-    """Keep a second process out of a work folder; the operating system lets go of it however this one ends.
-
-    Raises:
-        UsageError: Another process works there.
-    """
-    with open(path / "lock", "wb") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # not on this system: nothing is kept out
-            pass
-        except OSError:
-            raise UsageError(
-                f"--work {path}: expected no other run there, got one; wait for it, or name another"
-            ) from None
-        yield
-
-
 def _claim(path: Path, name: str) -> None:
     marker = path / "work.json"
     make_folder(path, option="--work")
@@ -197,15 +179,24 @@ def _claim(path: Path, name: str) -> None:
         with atomic_output(marker) as temporary:
             temporary.write_text(json.dumps(mine) + "\n", encoding="utf-8")
         return
-    try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
+    found = _marked(marker)
+    for _ in range(_GLANCES):
+        if found is not None:
+            break
+        time.sleep(_GLANCE)  # another run may be making the folder
+        found = _marked(marker)
     if found != mine:
         got = f"the one of {found['set']}" if isinstance(found, dict) and "set" in found else "something else"
         raise UsageError(
             f"--work {path}: expected an empty folder or the work folder of {name}, got {got}; name another"
         )
+
+
+def _marked(marker: Path) -> Any:
+    try:
+        return json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def clear(folder: Path) -> None:

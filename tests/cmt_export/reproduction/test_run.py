@@ -213,6 +213,24 @@ def test_a_killed_run_goes_on_to_the_same_outcome(finished, digits, killed):
     assert [(cell["name"], cell["count"]) for cell in _cells(killed.output, "headline")] == before
 
 
+def test_two_processes_share_the_work_and_agree_on_the_outcome(finished, tmp_path):
+    programs = [[sys.executable, tiny.__file__, str(tmp_path / name), "headline,figure2"] for name in ("out", "second")]
+    (tmp_path / "out" / ".work").mkdir(parents=True)
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / ".work").symlink_to(tmp_path / "out" / ".work")
+    both = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True) for program in programs]
+    told = [process.communicate(timeout=300)[0].splitlines() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    own = [{title for title in titles if not title.endswith("+")} for titles in told]
+    assert all(own)
+    assert not own[0] & own[1]
+    assert all({title.rstrip("+") for title in titles} == own[0] | own[1] for titles in told)
+    for name in ("out", "second"):
+        for section in ("headline", "figure2"):
+            counts = [(cell["name"], cell["count"], cell["n"]) for cell in _cells(tmp_path / name, section)]
+            assert counts == [(cell["name"], cell["count"], cell["n"]) for cell in _cells(finished.folder, section)]
+
+
 def test_nothing_is_hidden_before_it_is_run(digits, tmp_path):
     reproduction = tiny.make(tmp_path / "out", *SECTIONS)
     found = reproduction.open(digits)

@@ -1,12 +1,16 @@
 import json
+import subprocess
+import sys
+import threading
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
 
-from cmt_export.reproduction.store import Store, clear, only_process
+from cmt_export.reproduction.sharing import sharing
+from cmt_export.reproduction.store import Store, clear
 from cmt_export.reproduction.unit import Unit, Work
-from runtime.errors import UsageError
+from runtime.errors import CmtError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,15 +137,46 @@ def test_the_folder_of_something_else_is_refused(tmp_path, digits):
         Store(tmp_path / "work", name="digits", data=digits)
 
 
-def test_two_processes_do_not_share_a_folder(store):
+_HOLD = """
+import sys
+from pathlib import Path
+from cmt_export.reproduction.sharing import sharing
+with sharing(Path(sys.argv[1])) as claim, claim(sys.argv[2]) as mine:
+    print(mine, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_unit_belongs_to_one_process_until_that_is_gone(store):
+    first, second = store.key(A), store.key(B)
     with (
-        only_process(store.path),
-        pytest.raises(UsageError, match="expected no other run there, got one"),
-        only_process(store.path),
+        subprocess.Popen(
+            [sys.executable, "-c", _HOLD, store.path, first], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other,
+        sharing(store.path) as claim,
     ):
+        assert other.stdout.readline() == "True\n"
+        with claim(first) as taken, claim(second) as free:
+            assert (taken, free) == (False, True)
+        other.kill()
+        other.wait()
+        with claim(first) as freed:
+            assert freed
+
+
+def test_a_lock_that_cannot_be_written_is_one_line(store):
+    (store.path / "lock").mkdir()
+    with pytest.raises(CmtError, match="lock': expected to write it, got: Is a directory"), sharing(store.path):
         pass
-    with only_process(store.path):
-        pass
+
+
+def test_a_folder_that_is_being_made_is_waited_for(tmp_path, digits):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / ".tmp-1-work.json").write_text("")
+    marker = json.dumps({"format": "cmt.reproduction", "version": 1, "set": "digits"})
+    threading.Timer(0.1, (folder / "work.json").write_text, [marker]).start()
+    assert Store(folder, name="digits", data=digits).find(A) is None
 
 
 def test_clear_leaves_an_empty_folder(tmp_path):

@@ -1,6 +1,6 @@
 """A reproduction of seconds: some digits, small networks, attacks of a few steps. Also run as a program, to be killed.
 
-``python tiny.py FOLDER SECTION,...`` prints the title of each unit when it is done.
+``python tiny.py FOLDER SECTION,...`` prints the title of each unit when it is done, with a + where another did it.
 """
 
 import sys
@@ -53,4 +53,4 @@ if __name__ == "__main__":
     for one in reproduce(
         make(Path(sys.argv[1]), *sys.argv[2].split(",")), make_data(), lambda what: lambda done, total: None
     ):
-        print(one.title, flush=True)
+        print(one.title + "+" * one.reused, flush=True)
