@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from runtime.errors import UsageError
 FloatArray = npt.NDArray[np.float32]
 WideArray = npt.NDArray[np.float64]
 
-_STEPS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+_STEPS = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _JITTER = 0.05
 
 
@@ -49,8 +48,8 @@ def check_gradient(
     The inputs are moved by a little noise first: in a flat background max-pooling meets equal values, where no
     derivative exists. One random cotangent per image is then differentiated along a random direction, from which no
     error can hide, and along the gradient itself, where the signal is strongest. Of a few step lengths each image takes
-    the one whose quotient agrees best with that of the next: too short a step drowns in rounding, too long a one
-    crosses kinks. The gradient has no part in that choice.
+    the one whose quotient agrees best with those of the steps beside it: too short a step drowns in rounding, too long
+    a one crosses kinks. The gradient has no part in that choice.
 
     Args:
         logits: The logits of inputs ``(N, ...)``, each ``(N, K)``.
@@ -65,13 +64,17 @@ def check_gradient(
         raise UsageError("expected at least one image for the gradient's self-check, got none")
     rng = np.random.default_rng(seed)
     x = x + np.float32(_JITTER) * rng.standard_normal(x.shape, dtype=np.float32)
-    weights = {name: rng.standard_normal(z.shape, dtype=np.float32) for name, z in logits(x).items()}
+    here = logits(x)
+    weights = {name: rng.standard_normal(z.shape, dtype=np.float32) for name, z in here.items()}
+    terms = np.concatenate([weights[name] * here[name] for name in here], axis=1)
+    rounding = np.finfo(np.float32).eps * np.linalg.norm(terms, axis=1) / _STEPS[0]
     gradient = vjp(x, weights).astype(np.float64)
     errors, taken = [], list[float]()
     for direction in (rng.standard_normal(x.shape), gradient):
         unit = _unit(direction)
         quotients = np.stack([_quotient(logits, x, unit, step, weights) for step in _STEPS])
-        steadiest = np.argmin([np.abs(a - b) for a, b in pairwise(quotients)], axis=0)
+        gaps = np.abs(np.diff(quotients, axis=0))
+        steadiest = np.argmin(gaps + np.stack([rounding, *gaps[:-1]]), axis=0)
         taken.extend(np.take(_STEPS, steadiest))
         measured = quotients[steadiest, np.arange(len(x))]
         claimed = _per_image(gradient * unit).sum(axis=1)
