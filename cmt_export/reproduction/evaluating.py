@@ -21,7 +21,7 @@ from runtime.errors import CmtError, UsageError
 _THREATS = tuple(name for name in NAMES if name != "decision-only")
 _PASSES = 20
 """About how often each attack runs: under each reading of each threat, and for sanity checks."""
-_PARTIAL = "partial.json"
+_PARTIAL = Path("partial.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class Evaluate(Unit):
     """
 
     kind: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 2
     files: ClassVar[tuple[str, ...]] = ("evaluation.json",)
     guard: Export
     twin: Export
@@ -57,40 +58,40 @@ class Evaluate(Unit):
 
     def run(self, work: Work) -> None:
         """Write ``evaluation.json``; what an interrupted run finished is not repeated."""
-        names = {
-            name: _named(work, unit, name)
+        guard, twin, unlocked, substitute = (
+            _named(work, unit, name)
             for name, unit in (
                 ("guard", self.guard),
                 ("oracle", self.twin),
                 ("unlocked", self.unlocked),
                 ("substitute", self.substitute),
             )
-        }
+        )
         config = EvaluationConfig(
             attacks=self.attacks,
             threats=_THREATS,
-            twin=names["oracle"],
-            unlocked=names["unlocked"],
-            substitutes=(names["substitute"],),
+            twin=twin,
+            unlocked=unlocked,
+            substitutes=(substitute,),
             n=self.n,
             seed=self.seed,
             sanity=True,
             command=work.command,
             **work.running,
         )
-        partial = work.folder / _PARTIAL
-        keep: Callable[[Results], None] = lambda results: results.save(partial)  # noqa: E731
+        keep: Callable[[Results], None] = lambda results: results.save(_PARTIAL)  # noqa: E731
         options: dict[str, Any] = {"progress": lambda what: work.report, "on_cell": keep}
-        earlier = _earlier(partial)
-        try:
-            results = evaluate(config, names["guard"], work.data, earlier=earlier, **options)
-        except UsageError:
-            if earlier is None:
-                raise
-            # Begun on another machine, say: what it finished cannot be taken over.
-            results = evaluate(config, names["guard"], work.data, **options)
-        results.save(work.folder / "evaluation.json")
-        partial.unlink(missing_ok=True)
+        with contextlib.chdir(work.folder):  # the results name files as they were given
+            earlier = _earlier(_PARTIAL)
+            try:
+                results = evaluate(config, guard, work.data, earlier=earlier, **options)
+            except UsageError:
+                if earlier is None:
+                    raise
+                # Begun on another machine, say: what it finished cannot be taken over.
+                results = evaluate(config, guard, work.data, **options)
+            results.save(Path("evaluation.json"))
+            _PARTIAL.unlink(missing_ok=True)
 
     def seconds(self, pace: Pace) -> float:
         """Return the time of its gradients."""
@@ -98,9 +99,9 @@ class Evaluate(Unit):
 
 
 def _named(work: Work, unit: Export, name: str) -> Path:
-    """Return a file under a name that a report can show."""
-    path = work.folder / f"{name}.onnx"
-    shutil.copyfile(work.of(unit) / "guard.onnx", path)
+    """Copy a file under a name that a report can show, and return that."""
+    path = Path(f"{name}.onnx")
+    shutil.copyfile(work.of(unit) / "guard.onnx", work.folder / path)
     return path
 
 

@@ -65,6 +65,17 @@ def test_the_guard_is_the_one_that_was_attacked(finished):
         assert guard.digest == json.loads((finished.folder / "results.json").read_text())["networks"]["guard"]["digest"]
 
 
+def test_the_report_names_files_without_the_work_folder(finished):
+    found = Results.load(finished.folder / "evaluation.json")
+    assert found.model.file == "guard.onnx"
+    assert {check.file for check in found.self_check} <= {
+        "guard.onnx",
+        "oracle.onnx",
+        "unlocked.onnx",
+        "substitute.onnx",
+    }
+
+
 def test_the_command_that_was_typed_is_recorded(finished):
     command = "cmt reproduce digits -n 30"
     assert f"To repeat it: `{command}`." in (finished.folder / "summary.md").read_text()
