@@ -148,10 +148,12 @@ def test_files_of_schema_1_are_read_without_verdicts():
     assert Results.from_json(read.to_json()) == read
 
 
-@pytest.mark.parametrize("name", ["adaptive", "adaptive-objectives", "results"])
-def test_stored_results_are_read(name):
-    path = Path(__file__).parents[3] / f"results/mnist/{name}.json"
-    assert Results.load(path).model.rule == "pair"
+STORED = Path(__file__).parents[3] / "results"
+
+
+@pytest.mark.parametrize("path", [STORED / "mnist/evaluation.json", *sorted(STORED.glob("defences/*/*.json"))], ids=str)
+def test_stored_results_are_read(path):
+    assert Results.load(path).complete
 
 
 @pytest.mark.parametrize(
