@@ -67,14 +67,14 @@ def check_gradient(
     here = logits(x)
     weights = {name: rng.standard_normal(z.shape, dtype=np.float32) for name, z in here.items()}
     terms = np.concatenate([weights[name] * here[name] for name in here], axis=1)
-    rounding = np.finfo(np.float32).eps * np.linalg.norm(terms, axis=1) / _STEPS[0]
+    rounding = np.finfo(np.float32).eps * np.linalg.norm(terms, axis=1) / np.array(_STEPS)[:, None]
     gradient = vjp(x, weights).astype(np.float64)
     errors, taken = [], list[float]()
     for direction in (rng.standard_normal(x.shape), gradient):
         unit = _unit(direction)
         quotients = np.stack([_quotient(logits, x, unit, step, weights) for step in _STEPS])
         gaps = np.abs(np.diff(quotients, axis=0))
-        steadiest = np.argmin(gaps + np.stack([rounding, *gaps[:-1]]), axis=0)
+        steadiest = np.argmin(gaps + np.stack([rounding[0], *gaps[:-1]]) + rounding[:-1], axis=0)
         taken.extend(np.take(_STEPS, steadiest))
         measured = quotients[steadiest, np.arange(len(x))]
         claimed = _per_image(gradient * unit).sum(axis=1)

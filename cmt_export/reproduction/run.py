@@ -120,11 +120,12 @@ def reproduce(reproduction: Reproduction, data: Dataset, stage: Stage) -> Iterat
         while left:
             before = len(left)
             for unit in tuple(left):
+                known = found.store.find(unit) is not None
                 done = _do(unit, found.store, data, reproduction, stage, claim)
                 if done is None:
                     continue
                 del left[unit]
-                outdated |= not done.reused
+                outdated |= not (known and done.reused)
                 if outdated:  # what was taken over may count only now that what it needs is made again
                     write(unit)
                 yield done
@@ -134,12 +135,13 @@ def reproduce(reproduction: Reproduction, data: Dataset, stage: Stage) -> Iterat
             if not waiting:
                 stage("wait for another run in this folder")
             outdated = waiting = True
+            write(None)
             time.sleep(_PATIENCE)
             found.store.look_again()
 
 
 @contextmanager
-def _writing(reproduction: Reproduction, found: Found) -> Iterator[Callable[[Unit], None]]:
+def _writing(reproduction: Reproduction, found: Found) -> Iterator[Callable[[Unit | None], None]]:
     """Write the outcome now, whenever a unit it shows is done, and at the end, however that comes.
 
     Where units take less time than writing, it waits: no more than a tenth of the time goes into it.
@@ -156,7 +158,7 @@ def _writing(reproduction: Reproduction, found: Found) -> Iterator[Callable[[Uni
         ended = time.monotonic()
         free_at = ended + _SPARING * (ended - started)
 
-    def after(unit: Unit) -> None:
+    def after(unit: Unit | None) -> None:
         pending.update(dict.fromkeys(name for name, units in shown.items() if unit in units))
         if pending and time.monotonic() >= free_at:
             write()

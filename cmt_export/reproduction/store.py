@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ _FORMAT = "cmt.reproduction"
 _VERSION = 1
 _RECORD = "unit.json"
 _NAME_DIGITS = 16
-_GLANCES, _GLANCE = 10, 0.05
-"""How often, and after how many seconds, to look for the marker of a folder that is not empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +168,8 @@ def _claim(path: Path, name: str) -> None:
     marker = path / "work.json"
     make_folder(path, option="--work")
     try:
-        taken = any(path.iterdir())
+        # What another run, or one that was killed, is about to put there is nobody's work.
+        taken = any(entry.name != "lock" and not entry.name.startswith(".tmp-") for entry in path.iterdir())
     except OSError as error:
         raise unwritable(path, error) from None
     mine = {"format": _FORMAT, "version": _VERSION, "set": name}
@@ -179,24 +177,15 @@ def _claim(path: Path, name: str) -> None:
         with atomic_output(marker) as temporary:
             temporary.write_text(json.dumps(mine) + "\n", encoding="utf-8")
         return
-    found = _marked(marker)
-    for _ in range(_GLANCES):
-        if found is not None:
-            break
-        time.sleep(_GLANCE)  # another run may be making the folder
-        found = _marked(marker)
+    try:
+        found = json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
     if found != mine:
         got = f"the one of {found['set']}" if isinstance(found, dict) and "set" in found else "something else"
         raise UsageError(
             f"--work {path}: expected an empty folder or the work folder of {name}, got {got}; name another"
         )
-
-
-def _marked(marker: Path) -> Any:
-    try:
-        return json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def clear(folder: Path) -> None:

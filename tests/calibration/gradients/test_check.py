@@ -34,6 +34,22 @@ def test_kinks_beside_every_image_are_no_error():
     assert check(PIXELS).relative_error < 0.2
 
 
+def test_large_logits_are_no_error():
+    """Short steps do not change them in float32: quotients of zero agree, and say nothing."""
+    offset, bend = 1000.0, 0.3
+
+    def logits(x):
+        along = x.reshape(len(x), -1).astype(np.float64) @ AXIS
+        return {"logits": (offset + along + bend * along**2).astype(np.float32)[:, None]}
+
+    def vjp(x, weights):
+        along = x.reshape(len(x), -1).astype(np.float64) @ AXIS
+        slope = weights["logits"][:, 0] * (1 + 2 * bend * along)
+        return (slope[:, None] * AXIS[None]).reshape(x.shape).astype(np.float32)
+
+    assert check_gradient(logits, vjp, PIXELS).relative_error < 0.2
+
+
 @pytest.mark.parametrize("wrong", [-200.0, 100.0])
 def test_a_wrong_gradient_is_found_among_them(wrong):
     assert check(PIXELS, wrong=wrong).relative_error > 0.5

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -240,6 +241,25 @@ def test_two_processes_share_the_work_and_agree_on_the_outcome(finished, tmp_pat
         for section in ("headline", "figure2"):
             counts = [(cell["name"], cell["count"], cell["n"]) for cell in _cells(tmp_path / name, section)]
             assert counts == [(cell["name"], cell["count"], cell["n"]) for cell in _cells(finished.folder, section)]
+
+
+def test_what_another_process_finishes_meanwhile_is_shown(finished, digits, tmp_path, monkeypatch):
+    """The records of judgements appear just after the outcome was written for the first time."""
+    work = shutil.copytree(finished.folder / ".work", tmp_path / "work")
+    records = {path: path.read_bytes() for path in (work / "units").glob("judge*/unit.json")}
+    assert records
+    for path in records:
+        path.unlink()
+
+    def write_then_finish(*arguments, **options):
+        write_outcome(*arguments, **options)
+        for path, record in records.items():
+            path.write_bytes(record)
+
+    monkeypatch.setattr("cmt_export.reproduction.run.write_outcome", write_then_finish)
+    reproduction = replace(tiny.make(tmp_path / "out", "headline", "figure2"), work=work)
+    assert all(one.reused for one in tiny.run(reproduction, digits))
+    assert "not run yet" not in (tmp_path / "out" / "figures" / "figure2.svg").read_text()
 
 
 def test_nothing_is_hidden_before_it_is_run(digits, tmp_path):

@@ -1,7 +1,7 @@
+import errno
 import json
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -170,13 +170,32 @@ def test_a_lock_that_cannot_be_written_is_one_line(store):
         pass
 
 
-def test_a_folder_that_is_being_made_is_waited_for(tmp_path, digits):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_every_claim_is_granted_where_the_disk_has_no_locks(store, monkeypatch, number):
+    def lockf(*_):
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with sharing(store.path) as claim, claim(store.key(A)) as mine:
+        assert mine
+
+
+def test_a_lock_that_fails_otherwise_is_one_line(store, monkeypatch):
+    def lockf(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with sharing(store.path) as claim, pytest.raises(CmtError, match="expected to lock a file"), claim(store.key(A)):
+        pass
+
+
+@pytest.mark.parametrize("name", [".tmp-1-work.json", "lock"])
+def test_a_folder_whose_first_run_was_killed_at_once_is_taken(tmp_path, digits, name):
     folder = tmp_path / "work"
     folder.mkdir()
-    (folder / ".tmp-1-work.json").write_text("")
-    marker = json.dumps({"format": "cmt.reproduction", "version": 1, "set": "digits"})
-    threading.Timer(0.1, (folder / "work.json").write_text, [marker]).start()
+    (folder / name).write_text("")
     assert Store(folder, name="digits", data=digits).find(A) is None
+    assert (folder / "work.json").exists()
 
 
 def test_clear_leaves_an_empty_folder(tmp_path):
