@@ -116,12 +116,12 @@ class Cell:
 
 
 def nearest(cell: Cell, others: list[Cell]) -> Cell | None:
-    """Return the alternative to a cell that does best by the paper's figure; None where none was run."""
+    """Return what does best by the paper's figure, the cell itself or an alternative; None where none was run."""
     run = [other for other in others if other.found is not None]
     if cell.published is None or not run:
         return None
     sign = 1 if cell.better == "higher" else -1
-    return max(run, key=lambda other: (other.reproduces, sign * (other.found.interval.value if other.found else 0)))
+    return max([cell, *run], key=lambda one: (one.reproduces, sign * (one.found.interval.value if one.found else -1.0)))
 
 
 def _verdict(beats: bool, at_least: bool, allowed: bool) -> Verdict:

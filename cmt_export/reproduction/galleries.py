@@ -21,7 +21,7 @@ from cmt_export.reproduction.training_units import Export
 from cmt_export.reproduction.unit import Unit
 
 _COLUMNS = 10
-_LETTERS = 9
+_LETTERS = 10
 _FOOLED, _STOPPED = "#b3241c", "#3f7d4e"
 
 

@@ -53,9 +53,11 @@ def failures(cells: Sequence[Cell]) -> str:
         line = f"- {name}: published {percent(cell.published)}, here {percent(cell.found.interval.value)}; "
         if best is None or best.found is None:
             lines.append(f"{line}no other reading was run")
-            continue
-        how = "reproduces with" if best.reproduces else "no reading or option that was run reproduces it, nearest is"
-        lines.append(f"{line}{how} {described(best)}: {percent(best.found.interval.value)}")
+        elif best is cell:
+            lines.append(f"{line}no other reading or option that was run comes as near")
+        else:
+            how = "reproduces with" if best.reproduces else "none that was run reproduces it, nearest is"
+            lines.append(f"{line}{how} {described(best)}: {percent(best.found.interval.value)}")
     unknown = any(cell.found is None and cell.published is not None and not cell.option for cell in cells)
     return "".join(f"{line}\n" for line in lines) or ("None so far.\n" if unknown else "None.\n")
 

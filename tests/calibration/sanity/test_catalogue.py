@@ -50,6 +50,7 @@ def without_verdicts(some):
 
 
 WRONG = SelfCheck(file="guard.onnx", of=("logits",), relative_error=0.97, images=8, seed=0)
+UNKNOWN = replace(WRONG, relative_error=float("nan"))
 SOFTMAX = LogitsCheck(file="guard.onnx", tensor="logits", operator="Softmax", probabilities=True)
 
 CASES = [
@@ -96,6 +97,7 @@ CASES = [
     ("every image has a gradient", results(cell("square", 0.3, 9, **ASKING)), "not run", "follows gradients"),
     ("gradients agree with differences", results(pgd(9), self_check=(WRONG,)), "failed", "off by 97.0 %"),
     ("gradients agree with differences", results(pgd(9)), "passed", "off by 0.3 %"),
+    ("gradients agree with differences", results(pgd(9), self_check=(UNKNOWN,)), "failed", "off by nan"),
     ("gradients agree with differences", results(self_check=()), "not run", "follows gradients"),
     ("gradients beat decisions", results(pgd(20), cell("square", 0.3, 60, 940, **ASKING)), "failed", "Square"),
     ("gradients beat decisions", results(pgd(60), cell("square", 0.3, 20, 980, **ASKING)), "passed", "Square"),

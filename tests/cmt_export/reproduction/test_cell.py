@@ -46,7 +46,12 @@ def test_failures_name_the_nearest_reading_and_what_is_not_known_yet():
     assert failures([cell, _cell(950, 0.9, option="ε = 0.3")]).endswith(
         "reproduces with reading b, ε = 0.3: 95.0\u202f%\n"
     )
-    assert "no reading or option that was run reproduces it" in failures([cell, _cell(700, 0.9, option="other")])
+    assert "none that was run reproduces it, nearest is reading b, other: 70.0" in failures(
+        [cell, _cell(700, 0.9, option="other")]
+    )
+    assert failures([cell, _cell(0, 0.9, option="worse")]).endswith(
+        "no other reading or option that was run comes as near\n"
+    )
     assert failures([cell]).endswith("no other reading was run\n")
     assert failures([_cell(None, 0.9)]) == "None so far.\n"
     assert failures([_cell(950, 0.9)]) == "None.\n"
