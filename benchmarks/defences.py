@@ -6,18 +6,20 @@
 
 Each step is a `cmt` command that is printed before it runs. What is finished is skipped, judged by what the file says:
 its guard, its command, and that it came to the end; what was interrupted is resumed. The cheap attacks on all defences
-come before the dear ones, and after each command the table is written anew with what has run. A full sweep takes about
-a day on two processors, see --plan.
+come before the dear ones, and after each command the table is written anew with what has run. Several processes with
+the same options share the steps, --threads 1 each. A full sweep takes about a day on two processors, see --plan.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +32,8 @@ from runtime.errors import CmtError, UsageError
 ACCEPTANCE = 0.99
 MOST_CLOSELY = ("hardened", "cmt", "pgd")
 """Attacked on 1,000 images, at the budget of the headline from five starts; the others on 200 from one."""
+
+EFFORTS = "full; even: 200 images and one start for each defence; quick: 50 images, fewer steps and queries"
 
 TRAINING = {
     "none": "--epochs 8",
@@ -76,8 +80,9 @@ class Sweep:
 
     data: str
     folder: Path
-    full: bool
+    effort: str
     cifar: bool
+    threads: tuple[str, ...] = ()
     files: dict[str, Path] = field(default_factory=dict)
 
     def guard(self, name: str) -> Path:
@@ -86,11 +91,14 @@ class Sweep:
 
     def images(self, name: str) -> int:
         """Return how many test images a defence is attacked on."""
-        return 50 if not self.full else 1000 if name in MOST_CLOSELY else 200
+        return 1000 if self._closely(name) else 50 if self.effort == "quick" else 200
 
     def starts(self, name: str, epsilon: str) -> int:
         """Return how many starts APGD has at an L-infinity budget."""
-        return 5 if self.full and name in MOST_CLOSELY and epsilon == self.headline else 1
+        return 5 if self._closely(name) and epsilon == self.headline else 1
+
+    def _closely(self, name: str) -> bool:
+        return self.effort == "full" and name in MOST_CLOSELY
 
     @property
     def training(self) -> dict[str, str]:
@@ -100,12 +108,12 @@ class Sweep:
     @property
     def steps(self) -> int:
         """Steps from each start."""
-        return 100 if self.full else 30
+        return 30 if self.effort == "quick" else 100
 
     @property
     def queries(self) -> int:
         """Questions an attacker who only asks may put."""
-        return 5000 if self.full else 500
+        return 500 if self.effort == "quick" else 5000
 
     @property
     def epsilons(self) -> tuple[str, ...]:
@@ -165,16 +173,18 @@ def preparation(sweep: Sweep, names: Sequence[str]) -> Iterator[Step]:
         if name in sweep.files:
             continue
         checkpoint, guard = sweep.folder / name / "model.pt", sweep.guard(name)
+        exported = guard if name == "substitute" else guard.with_name("uncalibrated.onnx")
         epochs = float(chosen[chosen.index("--epochs") + 1])
         costs, pace = (EPOCH_COST_CIFAR, SECONDS_OF_NONE_CIFAR) if sweep.cifar else (EPOCH_COST, SECONDS_OF_NONE)
         seconds = epochs * costs.get(name, 1.0) * pace
-        train = ("train", sweep.data, "-o", str(checkpoint), *chosen, "--resume")
-        yield Step(name=name, arguments=train, leaves=guard, seconds=seconds, kind="train")
-        export = ("export", "--ckpt", str(checkpoint), "-o", str(guard))
-        yield Step(name=name, arguments=export, leaves=guard, needs=(checkpoint,), kind="export")
+        train = ("train", sweep.data, "-o", str(checkpoint), *chosen, *sweep.threads, "--resume")
+        yield Step(name=name, arguments=train, leaves=exported, seconds=seconds, kind="train")
+        export = ("export", "--ckpt", str(checkpoint), "-o", str(exported))
+        yield Step(name=name, arguments=export, leaves=exported, needs=(checkpoint,), kind="export")
         if name != "substitute":
-            calibrate = ("calibrate", str(guard), "--data", sweep.data, "--accept", str(ACCEPTANCE), "-n", "1000")
-            yield Step(name=name, arguments=calibrate, leaves=guard, needs=(guard,), kind="calibrate")
+            accept = ("--data", sweep.data, "--accept", str(ACCEPTANCE), "-n", "1000")
+            calibrate = ("calibrate", str(exported), *accept, "-o", str(guard))
+            yield Step(name=name, arguments=calibrate, leaves=guard, needs=(exported,), kind="calibrate")
 
 
 def attacks(sweep: Sweep, names: Sequence[str]) -> Iterator[Step]:
@@ -188,7 +198,7 @@ def _attack(sweep: Sweep, name: str, label: str, *options: str, seconds: float, 
     guards = guards or (sweep.guard(name),)
     output = sweep.folder / name / f"{label.replace('/', '-')}.json"
     pool = [word for guard in guards[1:] for word in ("--pool", str(guard))]
-    common = ("--data", sweep.data, "-n", str(sweep.images(name)), "--resume", "-o", str(output))
+    common = ("--data", sweep.data, "-n", str(sweep.images(name)), *sweep.threads, "--resume", "-o", str(output))
     arguments = ("attack", str(guards[0]), *pool, *options, *common)
     total = seconds * sweep.images(name) * len(guards)
     return Step(name=name, arguments=arguments, leaves=output, needs=tuple(guards), seconds=total)
@@ -319,21 +329,40 @@ def show_plan(steps: Sequence[Step]) -> None:
     print(f"at most about {left / 3600:.1f} hours on two processors; images that fall early cost next to nothing")
 
 
+@contextmanager
+def claim(leaves: Path) -> Iterator[bool]:
+    """Say whether the step is this process's alone, until it ends, however it ends."""
+    leaves.parent.mkdir(parents=True, exist_ok=True)
+    with leaves.with_suffix(".lock").open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
 def run(sweep: Sweep, names: Sequence[str], steps: Sequence[Step]) -> int:
-    """Run what is not finished; a step whose files are missing waits for the next time."""
+    """Run what is not finished, again from the first step until nothing is left that this process could do."""
     failed = 0
-    for step in steps:
-        missing = [path for path in step.needs if not path.exists()]
-        if missing or step.finished:
-            print(f"{'waits for ' + str(missing[0]) if missing else 'done'}: {step.leaves}", flush=True)
-            continue
-        step.leaves.parent.mkdir(parents=True, exist_ok=True)
-        code = execute(step.arguments)
+    left = list(steps)
+    while left:
+        step = next((step for step in left if all(path.exists() for path in step.needs)), None)
+        if step is None:
+            break
+        left.remove(step)
+        with claim(step.leaves) as ours:
+            if not ours or step.finished:
+                print(f"{'done' if ours else 'another process has'}: {step.leaves}", flush=True)
+                continue
+            code = execute(step.arguments)
         if code == 130:
             return code
         failed += code != 0
         if step.kind == "attack":
             compare(sweep, names)
+    for step in left:
+        print(f"waits: {step.leaves}", flush=True)
     return 5 if failed else 0
 
 
@@ -343,9 +372,10 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="as for `cmt attack`")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the folder for everything")
     parser.add_argument("--only", default=",".join(TRAINING), help="defences, with commas")
-    parser.add_argument("--effort", choices=["full", "quick"], default="full")
+    parser.add_argument("--effort", choices=["full", "even", "quick"], default="full", help=EFFORTS)
     parser.add_argument("--cifar", action="store_true", help="the budgets of CIFAR-10 in place of those of MNIST")
     parser.add_argument("--file", action="append", default=[], metavar="NAME=GUARD.onnx", help="take this file")
+    parser.add_argument("--threads", type=int, help="of each command; by default all usable processors")
     parser.add_argument("--plan", action="store_true", help="show commands and hours, run nothing")
     arguments = parser.parse_args()
     names = arguments.only.split(",")
@@ -356,8 +386,9 @@ def main() -> None:
     sweep = Sweep(
         data=arguments.data,
         folder=arguments.output,
-        full=arguments.effort == "full",
+        effort=arguments.effort,
         cifar=arguments.cifar,
+        threads=("--threads", str(arguments.threads)) if arguments.threads else (),
         files={name: Path(path) for name, path in files.items()},
     )
     steps = [*preparation(sweep, names), *attacks(sweep, names)]
