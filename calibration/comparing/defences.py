@@ -28,6 +28,7 @@ from calibration.results.phrasing import cell_name
 from calibration.results.records import Cell
 from calibration.results.resuming import key_of
 from calibration.results.worst_case import budget_of
+from calibration.sanity.figures import unbounded
 from runtime.errors import UsageError
 
 Order = Literal["strongest", "given"]
@@ -168,6 +169,7 @@ def _defence(row: _Row, name: str, rows: Sequence[_Row]) -> Defence:
         verdict=worst.kind,
         sentence=worst.sentence,
         tried=_tried(row),
+        doubt=next((check.figures for check in map(unbounded, row.joined) if check.verdict == "failed"), None),
     )
 
 
@@ -229,7 +231,8 @@ def _weakness(defence: Defence, every: Sequence[Defence]) -> tuple[bool, float, 
     """Return what rows are ordered by: how often it is fooled, on average over the budgets that all rows have.
 
     Where there is no such budget it is the average over its own; a row without any comes last. One that rejects most
-    benign images comes behind all that answer: it is no achievement not to be fooled by what is never accepted.
+    benign images comes behind all that answer: it is no achievement not to be fooled by what is never accepted. So does
+    one on which an attack without a budget fails: its figures say how weak the attacks were.
     """
     tried = [one for one in every if one.at]
     common = [one for one in defence.at if all(other.within(one.norm, one.epsilon) for other in tried)]
@@ -237,4 +240,9 @@ def _weakness(defence: Defence, every: Sequence[Defence]) -> tuple[bool, float, 
     if not counted:
         return True, 2.0, 2.0, defence.name
     mean = sum(one.fooled.value for one in counted) / len(counted)
-    return silent, mean, sum(one.wrong_or_rejected.value for one in counted) / len(counted), defence.name
+    return (
+        silent or defence.doubt is not None,
+        mean,
+        sum(one.wrong_or_rejected.value for one in counted) / len(counted),
+        defence.name,
+    )

@@ -102,10 +102,11 @@ def headline(comparison: Comparison) -> str:
     within = (
         f"{phrasing.with_bounds(worst.fooled)} of {worst.n} images within {phrasing.radius(worst.norm, worst.epsilon)}"
     )
+    doubt = "" if best.doubt is None else f" This is too good: without a budget {best.doubt}."
     accepting = "" if best.threshold != "own" else f", accepting {phrasing.with_bounds(best.accepted)} of benign images"
     if len(rows) == 1:
-        return f"{best.name}: accepted and wrong on {within}{accepting}."
-    return f"First of {len(rows)} defences is {best.name}: accepted and wrong on {within} at most{accepting}."
+        return f"{best.name}: accepted and wrong on {within}{accepting}.{doubt}"
+    return f"First of {len(rows)} defences is {best.name}: accepted and wrong on {within} at most{accepting}.{doubt}"
 
 
 def starts(one: AtBudget) -> str:

@@ -124,6 +124,8 @@ class Defence:
         verdict: The word of `findings.conclude`; of a pool, that of its worst member.
         sentence: The sentence that goes with it.
         tried: Every attack by itself, those that know the rule first.
+        doubt: What an attack without a budget got that should have got everything: then the attacks are too weak, and
+            the figures too good. None where it succeeded or none was run.
     """
 
     name: str
@@ -140,6 +142,7 @@ class Defence:
     verdict: Kind
     sentence: str
     tried: tuple[Tried, ...]
+    doubt: str | None
 
     def within(self, norm: str, epsilon: float) -> AtBudget | None:
         """Return the worst case at one budget; None where it was not tried."""

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from calibration.comparing import compare
-from calibration.comparing.pages import headline
+from calibration.comparing.pages import headline, render_table
 from calibration.metrics import rate, share
 from calibration.results import PoolResults
 from calibration.results.records import Score
 from runtime.errors import UsageError
-from tests.calibration.defence_samples import attack, defence
+from tests.calibration.defence_samples import ADAPTIVE, attack, defence
 from tests.calibration.results.test_joining import on
 from tests.calibration.results.test_phrasing import spaced
 from tests.calibration.small_results import TRUTH, cell, columns, tally_of
@@ -46,6 +46,20 @@ def test_who_accepts_nothing_stands_behind_all_that_answer():
     assert [one.name for one in found.defences] == ["cmt", "mute", "none"]
     assert found.defences[1].verdict == "undecided"
     assert "of 10 images within ε = 0.3, accepting 10 % (< 1-45 %) of benign images." in spaced(headline(table(mute)))
+
+
+def unbounded(fooled):
+    return cell(attack="cw", epsilon=None, verdicts=columns(fooled), **ADAPTIVE)
+
+
+def test_who_withstands_attacks_without_a_budget_was_attacked_too_weakly():
+    found = table(defence("flat", attack(), unbounded({3})), defence("cmt", attack(range(4)), unbounded(range(10))))
+    assert [one.name for one in found.defences] == ["cmt", "flat"]
+    assert found.defences[0].doubt is None
+    assert "C&W" in found.defences[1].doubt
+    assert "too good: without a budget nearly-white-box" in render_table(found)
+    alone = spaced(headline(table(defence("flat", attack(), unbounded({3})))))
+    assert "This is too good: without a budget nearly-white-box" in alone
 
 
 def test_every_figure_of_one_cell():
