@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calibration.metrics import Counts, rate
-from calibration.results import Results
+from calibration.results import Results, load_results
 from calibration.results.image_columns import ChangeColumns, pack, pack_labels
 from calibration.results.records import Score
 from calibration.results.worst_case import worst_cases
@@ -153,7 +153,7 @@ STORED = Path(__file__).parents[3] / "results"
 
 @pytest.mark.parametrize("path", [STORED / "mnist/evaluation.json", *sorted(STORED.glob("defences/*/*.json"))], ids=str)
 def test_stored_results_are_read(path):
-    assert Results.load(path).complete
+    assert load_results(path).complete
 
 
 @pytest.mark.parametrize(
