@@ -15,6 +15,7 @@ from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import fisher_exact
 
 from calibration.attacks import Fgs, Pgd
 from calibration.attacks.attack import LossAttack
@@ -40,6 +41,9 @@ IntArray = npt.NDArray[np.int64]
 
 LEAST_AGREEMENT = 0.995
 """Share of benign images on which a quantised file has to decide as the float file does."""
+
+_CHANCE = 0.025
+"""How seldom chance alone fools the quantised file as much less often as it was fooled, before that is held against it."""
 
 _THREAT = "nearly-white-box"
 """The strongest attacker that follows gradients."""
@@ -83,6 +87,7 @@ class Shift:
         crafted_on: ``itself``, each file by its own gradients; ``fp32``, both by those of the float file.
         before: Share of attacked images that fool the float file, with its exact 95 % interval.
         after: The same of the quantised file.
+        images: How many were attacked.
     """
 
     attack: str
@@ -90,13 +95,22 @@ class Shift:
     crafted_on: Literal["itself", "fp32"]
     before: Interval
     after: Interval
+    images: int
 
     @property
     def holds(self) -> bool:
-        """Whether the second share lies in the interval of the first; a transferred attack may also be weaker."""
-        return self.after.value <= self.before.high and (
-            self.crafted_on == "fp32" or self.after.value >= self.before.low
-        )
+        """Whether the quantised file is fooled no more than the interval of the float file allows, nor suspiciously less.
+
+        Less by its own gradients, beyond chance by Fisher's exact test, means that quantisation hides them. A
+        transferred attack may be weaker.
+        """
+        return self.after.value <= self.before.high and (self.crafted_on == "fp32" or not self._hides)
+
+    @property
+    def _hides(self) -> bool:
+        fooled = [round(one.value * self.images) for one in (self.before, self.after)]
+        table = [fooled, [self.images - hits for hits in fooled]]
+        return bool(fisher_exact(table, alternative="greater").pvalue < _CHANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +145,7 @@ class GateReport:
                 before = shift.before
                 raise GateFailed(
                     f"quantize: expected {shift.attack} at {shift.epsilon:g} to fool {before.low:.3f} to "
-                    f"{before.high:.3f} of {self.attacked} images as with the float file, got {shift.after.value:.3f} "
+                    f"{before.high:.3f} of {shift.images} images as with the float file, got {shift.after.value:.3f} "
                     f"(crafted on {shift.crafted_on}); nothing is written, try more --images"
                 )
 
@@ -201,8 +215,11 @@ def _shifts(
         path = Path(folder) / "int8.onnx"
         path.write_bytes(model)
         second = _fooled(evaluate(asked, path, dataset, progress=_titled(stage, "int8")))
+    images = min(config.attacked, len(dataset.test))
     own = [
-        Shift(attack=name, epsilon=epsilon, crafted_on="itself", before=first[name, epsilon], after=after)
+        Shift(
+            attack=name, epsilon=epsilon, crafted_on="itself", before=first[name, epsilon], after=after, images=images
+        )
         for (name, epsilon), after in second.items()
     ]
     return (*own, *_transferred(first, artifact, read_artifact(model), dataset, asked, stage))
@@ -246,4 +263,5 @@ def _transferred(
             crafted_on="fp32",
             before=first[attack.name, attack.epsilon],
             after=share(hits, len(truth)),
+            images=len(truth),
         )

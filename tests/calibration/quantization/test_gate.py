@@ -87,7 +87,8 @@ BEFORE = Interval(0.5, 0.4, 0.6)
     ],
 )
 def test_what_counts_as_moved(value, crafted_on, holds):
-    shift = Shift(attack="pgd", epsilon=0.1, crafted_on=crafted_on, before=BEFORE, after=Interval(value, value, value))
+    after = Interval(value, value, value)
+    shift = Shift(attack="pgd", epsilon=0.1, crafted_on=crafted_on, before=BEFORE, after=after, images=200)
     assert shift.holds is holds
     report = replace(REPORT, shifts=(shift,))
     if holds:
@@ -95,6 +96,12 @@ def test_what_counts_as_moved(value, crafted_on, holds):
     else:
         with pytest.raises(GateFailed, match=r"pgd at 0.1 to fool 0.400 to 0.600 of 200 images .*; nothing is written"):
             report.require()
+
+
+@pytest.mark.parametrize(("before", "after", "holds"), [(1, 0, True), (3, 0, True), (40, 30, True), (40, 20, False)])
+def test_fooled_less_by_its_own_gradients_may_be_chance(before, after, holds):
+    moved = {"before": share(before, 200), "after": share(after, 200), "images": 200}
+    assert Shift(attack="fgs", epsilon=0.3, crafted_on="itself", **moved).holds is holds
 
 
 @pytest.mark.parametrize(("same", "holds"), [(995, True), (994, False)])
