@@ -43,7 +43,7 @@ LEAST_AGREEMENT = 0.995
 """Share of benign images on which a quantised file has to decide as the float file does."""
 
 _CHANCE = 0.025
-"""How seldom chance alone fools the quantised file as much less often as it was fooled, before that is held against it."""
+"""Below this probability, being fooled less by its own gradients is held against the quantised file."""
 
 _THREAT = "nearly-white-box"
 """The strongest attacker that follows gradients."""
@@ -99,7 +99,7 @@ class Shift:
 
     @property
     def holds(self) -> bool:
-        """Whether the quantised file is fooled no more than the interval of the float file allows, nor suspiciously less.
+        """Whether the quantised file is fooled no more than the interval of the float file allows, nor far less.
 
         Less by its own gradients, beyond chance by Fisher's exact test, means that quantisation hides them. A
         transferred attack may be weaker.
