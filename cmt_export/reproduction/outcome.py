@@ -16,6 +16,7 @@ from cmt_export.reproduction.claims import benign_unit
 from cmt_export.reproduction.found import Found
 from cmt_export.reproduction.headline import sentence
 from cmt_export.reproduction.judging import JudgeSet
+from cmt_export.reproduction.kept import Kept
 from cmt_export.reproduction.markdown import NOT_RUN, failures, table
 from cmt_export.reproduction.published import FIGURE_NOTES
 from cmt_export.reproduction.sections import SECTIONS
@@ -24,9 +25,12 @@ from cmt_export.reproduction.unit import options_of
 from runtime.atomic import atomic_output, unwritable
 
 FORMAT, SCHEMA = "cmt.reproduction", 1
+NOTHING = Kept()
 
 
-def write_outcome(folder: Path, found: Found, names: Iterable[str], machine: Environment, *, command: str) -> None:
+def write_outcome(
+    folder: Path, found: Found, names: Iterable[str], machine: Environment, *, command: str, kept: Kept = NOTHING
+) -> None:
     """Write some sections, and the two files about all of them, each whole or not at all.
 
     Args:
@@ -35,6 +39,7 @@ def write_outcome(folder: Path, found: Found, names: Iterable[str], machine: Env
         names: Sections whose files are to be written again.
         machine: Versions and machine.
         command: What was typed.
+        kept: What an earlier run found of sections that this one is not asked for.
 
     Raises:
         CmtError: A file cannot be written.
@@ -46,29 +51,59 @@ def write_outcome(folder: Path, found: Found, names: Iterable[str], machine: Env
     for name in names:
         for file, content in SECTIONS[name].files(found).items():
             _write(folder / file, content)
-    cells = {name: section.cells(found) for name, section in SECTIONS.items()}
-    document = {**_document(found, cells, machine), "command": command}
+    outcome = _Outcome(found, kept, command)
+    document = {**_document(outcome, machine), "command": command, "earlier": list(kept.runs)}
     _write(folder / "results.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
-    _write(folder / "summary.md", _summary(folder, found, cells, command).encode())
+    _write(folder / "summary.md", _summary(folder, outcome).encode())
 
 
-def _document(found: Found, cells: dict[str, tuple[Cell, ...]], machine: Environment) -> dict[str, Any]:
+class _Outcome:
+    """What is found now, and for the rest what an earlier run found."""
+
+    def __init__(self, found: Found, kept: Kept, command: str) -> None:
+        self.found = found
+        self.commands = tuple(dict.fromkeys([*(run["command"] for run in kept.runs), command]))
+        units = {name: section.units(found.sets) for name, section in SECTIONS.items()}
+        self.complete = [
+            name for name, needed in units.items() if name in kept.complete or all(map(found.store.find, needed))
+        ]
+        self.digested = {
+            name: tuple(_kept_or_found(found, kept, name, cell) for cell in section.cells(found))
+            for name, section in SECTIONS.items()
+        }
+        self.cells = {name: tuple(cell for cell, _ in members) for name, members in self.digested.items()}
+        known = any(cell.found for cell in SECTIONS["headline"].cells(found))
+        self.finding = sentence(found) if known or not kept.finding else kept.finding
+        self.networks = {
+            name: kept.networks.get(found.store.key(unit)) or _network(found, unit)
+            for name, unit in _networks(found).items()
+        }
+
+
+def _kept_or_found(found: Found, kept: Kept, section: str, cell: Cell) -> tuple[Cell, str | None]:
+    shown, digest = kept.cell(section, cell, found.store.key(cell.unit))
+    return shown, found.digest(cell.unit) if shown is cell else digest
+
+
+def _document(outcome: _Outcome, machine: Environment) -> dict[str, Any]:
+    found = outcome.found
     preset, store = found.lineup.preset, found.store
     return {
         "format": FORMAT,
         "schema": SCHEMA,
         "set": preset.name,
-        "finding": sentence(found),
-        "complete": all(store.find(unit) for one in SECTIONS.values() for unit in one.units(found.sets)),
+        "finding": outcome.finding,
+        "complete": len(outcome.complete) == len(SECTIONS),
+        "sections_complete": outcome.complete,
         "data": {"name": found.data.name, "train": found.data.train.digest, "test": found.data.test.digest},
         "preset": json.loads(json.dumps(dataclasses.asdict(preset))),
         "config": dataclasses.asdict(found.lineup.config),
         "environment": dataclasses.asdict(machine),
-        "networks": {name: _network(found, unit) for name, unit in _networks(found).items()},
+        "networks": outcome.networks,
         "attacks": _attacks(found),
         "cells": {
-            name: [cell.to_json(store.key(cell.unit), found.digest(cell.unit)) for cell in members]
-            for name, members in cells.items()
+            name: [cell.to_json(store.key(cell.unit), digest) for cell, digest in members]
+            for name, members in outcome.digested.items()
         },
     }
 
@@ -80,11 +115,18 @@ def _networks(found: Found) -> dict[str, Export]:
 
 
 def _network(found: Found, unit: Export) -> dict[str, Any]:
-    spec = found.spec(unit)
+    spec, benign = found.spec(unit), found.benign(benign_unit(found.sets, unit))
+    accuracy = rejected = None
+    if benign is not None:
+        accuracy, rejected = float((benign.labels == benign.truth).mean()), float((~benign.accepted).mean())
+    elif spec is not None and isinstance(recorded := spec.training.get("benign"), dict):
+        accuracy = float(recorded["accuracy"])
     return {
         "options": options_of(unit.train, found.store.data),
         "digest": None if spec is None else spec.digest,
         "classmap": None if spec is None or spec.classmap is None else list(spec.classmap),
+        "accuracy": accuracy,
+        "rejected": rejected,
         "unit": found.store.key(unit),
     }
 
@@ -103,7 +145,8 @@ def _attacks(found: Found) -> dict[str, Any]:
     }
 
 
-def _summary(folder: Path, found: Found, cells: dict[str, tuple[Cell, ...]], command: str) -> str:
+def _summary(folder: Path, outcome: _Outcome) -> str:
+    found = outcome.found
     preset = found.lineup.preset
     pages = [
         f"- [{file}]({file}){f': {FIGURE_NOTES[name]}' if name in FIGURE_NOTES else ''}"
@@ -113,14 +156,14 @@ def _summary(folder: Path, found: Found, cells: dict[str, tuple[Cell, ...]], com
     ]
     return "\n".join(
         [
-            f"{sentence(found)}\n",
+            f"{outcome.finding}\n",
             f"# The paper on {preset.name}\n",
             f"Test images: {found.sets.images:,}; slow attacks on {min(found.lineup.config.n, found.sets.images):,}. "
-            f"To repeat it: `{command}`. "
+            f"To repeat it: {', then '.join(f'`{command}`' for command in outcome.commands)}. "
             "Every figure with its interval, unit and digest is in `results.json`.\n",
-            *_published(cells),
+            *_published(outcome.cells),
             "## Networks\n",
-            table(("network", "accuracy through Z*", "benign rejected", "digest"), _network_rows(found)),
+            table(("network", "accuracy through Z*", "benign rejected", "digest"), _network_rows(outcome)),
             "## Pages and figures\n",
             *pages,
             "",
@@ -152,17 +195,13 @@ def _tally(cells: dict[str, tuple[Cell, ...]]) -> list[list[str]]:
     return rows
 
 
-def _network_rows(found: Found) -> list[list[str]]:
+def _network_rows(outcome: _Outcome) -> list[list[str]]:
     rows = []
-    for name, unit in _networks(found).items():
-        spec, benign = found.spec(unit), found.benign(benign_unit(found.sets, unit))
-        accuracy = rejected = NOT_RUN if spec is None else ""
-        if benign is not None:
-            accuracy = percent(float((benign.labels == benign.truth).mean()), digits=2)
-            rejected = percent(float((~benign.accepted).mean()), digits=2)
-        elif spec is not None and isinstance(recorded := spec.training.get("benign"), dict):
-            accuracy = percent(float(recorded["accuracy"]), digits=2)
-        rows.append([name, accuracy, rejected, "" if spec is None else f"`{spec.digest[:12]}`"])
+    for name, network in outcome.networks.items():
+        unknown = "" if network["digest"] else NOT_RUN
+        shares = (network.get(key) for key in ("accuracy", "rejected"))
+        shown = [unknown if each is None else percent(each, digits=2) for each in shares]
+        rows.append([name, *shown, f"`{network['digest'][:12]}`" if network["digest"] else ""])
     return rows
 
 

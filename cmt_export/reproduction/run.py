@@ -14,6 +14,7 @@ from calibration.evaluation.provenance import environment
 from cmt_export.reproduction.config import ReproductionConfig
 from cmt_export.reproduction.evaluating import Evaluate
 from cmt_export.reproduction.found import Found
+from cmt_export.reproduction.kept import read_kept
 from cmt_export.reproduction.lineup import LineUp
 from cmt_export.reproduction.outcome import write_outcome
 from cmt_export.reproduction.preset import Preset
@@ -148,12 +149,13 @@ def _writing(reproduction: Reproduction, found: Found) -> Iterator[Callable[[Uni
     """
     shown = {name: frozenset(SECTIONS[name].units(found.sets)) for name in reproduction.only}
     machine = environment(device=reproduction.device, threads=reproduction.threads)
+    kept = read_kept(reproduction.output, found, asked=reproduction.only)
     pending, free_at = dict.fromkeys(shown), 0.0
 
     def write() -> None:
         nonlocal free_at
         started = time.monotonic()
-        write_outcome(reproduction.output, found, pending, machine, command=reproduction.command)
+        write_outcome(reproduction.output, found, pending, machine, command=reproduction.command, kept=kept)
         pending.clear()
         ended = time.monotonic()
         free_at = ended + _SPARING * (ended - started)

@@ -14,6 +14,7 @@ from calibration.results import Results
 from cmt_export.checkpoint import Checkpoint
 from cmt_export.reproduction.claims import benign_unit
 from cmt_export.reproduction.judging import JudgeSet
+from cmt_export.reproduction.kept import Kept, read_kept
 from cmt_export.reproduction.lineup import GUARD
 from cmt_export.reproduction.outcome import write_outcome
 from cmt_export.reproduction.preset import KAPPAS
@@ -260,6 +261,57 @@ def test_what_another_process_finishes_meanwhile_is_shown(finished, digits, tmp_
     reproduction = replace(tiny.make(tmp_path / "out", "headline", "figure2"), work=work)
     assert all(one.reused for one in tiny.run(reproduction, digits))
     assert "not run yet" not in (tmp_path / "out" / "figures" / "figure2.svg").read_text()
+
+
+def test_sections_that_are_not_asked_for_stay_as_an_earlier_run_left_them(finished, digits, tmp_path):
+    """On another machine, without the earlier work: its figures stay, those asked for are made again."""
+    output = tmp_path / "out"
+    shutil.copytree(finished.folder, output, ignore=shutil.ignore_patterns(".work"))
+    before = json.loads((output / "results.json").read_text())
+    table = (output / "table3.md").read_bytes()
+    unfinished = replace(tiny.make(output, "ablation"), command="cmt reproduce digits --only ablation")
+    write_outcome(
+        output,
+        unfinished.open(digits),
+        unfinished.only,
+        environment(device="cpu", threads=1),
+        command=unfinished.command,
+        kept=read_kept(output, unfinished.open(digits), asked=unfinished.only),
+    )
+    after = json.loads((output / "results.json").read_text())
+    for section in ("headline", "table3", "table5", "claims", "figure5"):
+        assert after["cells"][section] == before["cells"][section]
+    assert all(cell["count"] is None for cell in after["cells"]["ablation"])
+    assert after["finding"] == before["finding"]
+    assert after["networks"]["guard"] == before["networks"]["guard"]
+    assert not after["complete"]
+    assert set(after["sections_complete"]) == set(SECTIONS) - {"ablation"}
+    assert [run["command"] for run in after["earlier"]] == [before["command"]]
+    summary = (output / "summary.md").read_text()
+    assert f"To repeat it: `{before['command']}`, then `{after['command']}`." in summary
+    assert summary.partition("\n")[0] == before["finding"]
+    assert (output / "table3.md").read_bytes() == table
+    assert "not run yet" in (output / "ablation.md").read_text()
+
+
+def test_figures_of_other_options_or_data_are_not_kept(finished, digits, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(finished.folder, output, ignore=shutil.ignore_patterns(".work"))
+    other = replace(tiny.make(output, "figure2"), config=replace(tiny.CONFIG, pgd_steps=3)).open(digits)
+    kept = read_kept(output, other, asked=("figure2",))
+    headline = SECTIONS["headline"].cells(other)
+    assert headline
+    assert all(kept.cell("headline", cell, other.store.key(cell.unit)) == (cell, None) for cell in headline)
+    document = json.loads((output / "results.json").read_text())
+    document["data"]["test"] = "0" * 64
+    (output / "results.json").write_text(json.dumps(document))
+    assert read_kept(output, other, asked=()) == Kept()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"set": "digits", "data": 3}'], ids=str)
+def test_what_is_no_outcome_keeps_nothing(finished, tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    assert read_kept(tmp_path, finished.found, asked=()) == Kept()
 
 
 def test_nothing_is_hidden_before_it_is_run(digits, tmp_path):
