@@ -269,7 +269,11 @@ def test_sections_that_are_not_asked_for_stay_as_an_earlier_run_left_them(finish
     shutil.copytree(finished.folder, output, ignore=shutil.ignore_patterns(".work"))
     before = json.loads((output / "results.json").read_text())
     table = (output / "table3.md").read_bytes()
-    unfinished = replace(tiny.make(output, "ablation"), command="cmt reproduce digits --only ablation")
+    unfinished = replace(
+        tiny.make(output, "ablation"),
+        preset=replace(tiny.PRESET, ablation_epochs=4),  # networks of its own
+        command="cmt reproduce digits --only ablation",
+    )
     write_outcome(
         output,
         unfinished.open(digits),
