@@ -1,6 +1,6 @@
 """Which confidence a guard of two heads should reject by: five, each against an attacker who ascends that very one.
 
-    python benchmarks/confidences.py results/defences/cmt.onnx --data mnist -n 200 --json results/confidences/mnist.json
+    python benchmarks/confidences.py cmt.onnx --data mnist -n 200 --json results/confidences/mnist.json
 
 Everything is drawn from the seed; the README beside the results says what was found.
 """
