@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from runtime.errors import ImageError, UsageError, one_line
 from runtime.fast_jpeg import SMALL_FILE, decode_small_jpeg
 from runtime.files import NotRegularError, open_regular
+from runtime.png import check_chunks, shows_transparent_colour
 from runtime.spec import InputSpec, Resize
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
+BITS_PER_SAMPLE, PHOTOMETRIC, BLACK_IS_ZERO = 258, 262, 1  # TIFF 6.0
 CHANNELS = {1: "L", 3: "RGB"}
 UPRIGHT = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "gamma", "srgb", "interlace", "compression"}
 """What Pillow may know about a file without knowing an orientation; anything more, and it is asked for one."""
@@ -179,6 +181,8 @@ def _decode(file: BinaryIO, mode: str, max_pixels: int) -> Image:
     image = _parse(file, max_pixels)
     image.load()
     _check_size(image, max_pixels)
+    if image.format == "PNG":
+        _check_png(image, file)
     if image.format == "TIFF" or not image.info.keys() <= UPRIGHT:
         with _quietly():
             ImageOps.exif_transpose(image, in_place=True)
@@ -204,8 +208,22 @@ def _parse(file: BinaryIO, max_pixels: int) -> ImageFile:
         if image.format != "MPO" and getattr(image, "is_animated", False):
             raise ImageError("expected one picture, got several frames or pages", reason="animated")
         if image.format == "TIFF":
+            _check_deep_grey(image)
             image.load()  # goes on parsing headers, with warnings
     return image
+
+
+def _check_png(image: ImageFile, file: BinaryIO) -> None:
+    check_chunks(file)
+    if "transparency" in image.info and shows_transparent_colour(image, file):
+        raise _transparent()
+
+
+def _check_deep_grey(image: ImageFile) -> None:
+    """Refuse a TIFF whose numbers are no 16-bit grey from black to white, although Pillow has no other mode for it."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    if image.mode in DEEP_GREY and (tags.get(BITS_PER_SAMPLE), tags.get(PHOTOMETRIC)) != ((16,), BLACK_IS_ZERO):
+        raise ImageError("expected 16-bit grey from black to white, got another TIFF", reason="unsupported-mode")
 
 
 def _check_size(image: Image, max_pixels: int) -> None:
@@ -218,18 +236,21 @@ def _eight_bits(image: Image) -> Image:
     """Return the image with 8 bits a channel and without transparency, refusing what that would change."""
     from PIL.Image import fromarray
 
-    transparent = ImageError("expected an opaque image, got transparent pixels; flatten it first", reason="transparent")
     if image.mode in DEEP_GREY:
         values = np.asarray(image).astype(np.uint32)
         if "transparency" in image.info and np.any(values == image.info["transparency"]):
-            raise transparent
+            raise _transparent()
         return fromarray(((values + 128) // 257).astype(np.uint8))
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
     if image.getchannel("A").getextrema() != (255, 255):
-        raise transparent
+        raise _transparent()
     return image.convert("RGB")
+
+
+def _transparent() -> ImageError:
+    return ImageError("expected an opaque image, got transparent pixels; flatten it first", reason="transparent")
 
 
 @contextmanager

@@ -133,6 +133,66 @@ def test_transparent_colour_is_refused_where_it_occurs(mode: str) -> None:
     assert not decode(encode(image, transparency=other), channels=1, max_pixels=LIMIT).any()
 
 
+def png_with_colour(depth: int, colour: int, sample: bytes, named: bytes) -> bytes:
+    """A PNG of 4x4 whose pixels all are `sample`, with a transparent colour."""
+    return png(4, 4, depth=depth, colour=colour, extra=chunk(b"tRNS", named), rows=(b"\0" + sample) * 4)
+
+
+@pytest.mark.parametrize(
+    ("depth", "sample", "named"),
+    [
+        (1, b"\xf0", 1),
+        (2, b"\x55", 1),
+        (2, b"\xff", 3),
+        (4, b"\x55\x55", 5),
+        (8, b"\x55" * 4, 0x55),
+        (16, b"\1\2" * 4, 258),
+    ],
+)
+def test_transparent_grey_is_refused_at_every_depth(depth: int, sample: bytes, named: int) -> None:
+    refused(png_with_colour(depth, 0, sample, struct.pack(">H", named)), "transparent")
+    other = png_with_colour(depth, 0, sample, struct.pack(">H", named ^ 1))
+    assert decode(other, channels=1, max_pixels=LIMIT).shape == (4, 4, 1)
+
+
+def test_16_bit_colour_that_names_a_transparent_one_is_refused() -> None:
+    """Of its pixels only the high bytes are left to compare with."""
+    refused(png_with_colour(16, 2, b"\x12\x34" * 12, b"\x12\x34" * 3), "transparent")
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 1.0])
+def test_a_png_whose_checksums_fail_is_refused(place: float) -> None:
+    data = bytearray(encode(noise(8, 8, high=3)))
+    start, length = data.index(b"IDAT") + 4, int.from_bytes(data[data.index(b"IDAT") - 4 : data.index(b"IDAT")], "big")
+    for bit in range(8):
+        flipped = bytearray(data)
+        flipped[start + round(place * (length + 3))] ^= 1 << bit
+        refused(bytes(flipped), "unreadable")
+
+
+def test_a_png_without_its_end_is_refused() -> None:
+    data = encode(GREY)
+    for length in range(len(data) - 16, len(data)):
+        refused(data[:length], "unreadable")
+    decode(data + b"more behind its end", channels=1, max_pixels=LIMIT)
+
+
+def tiff(bits: int, photometric: int, data: bytes) -> bytes:
+    """A grey TIFF of 4x4, uncompressed, in one strip."""
+    tags = {256: 4, 257: 4, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: 4, 279: len(data)}
+    tags[273] = 10 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+def test_grey_tiffs_that_pillow_takes_for_16_bit_are_refused() -> None:
+    white = tiff(16, 1, b"\xff" * 32)
+    assert decode(white, channels=1, max_pixels=LIMIT).min() == 255
+    refused(tiff(12, 1, b"\xff" * 24), "unsupported-mode")
+    refused(tiff(16, 0, b"\xff" * 32), "unsupported-mode")
+    assert decode(tiff(8, 0, b"\xff" * 16), channels=1, max_pixels=LIMIT).max() == 0
+
+
 def test_transparent_gif_is_refused() -> None:
     image = Image.fromarray(GREY).convert("P")
     refused(encode(image, "GIF", transparency=image.getpixel((0, 0))), "transparent")
