@@ -19,7 +19,11 @@ from runtime.verdicts import Verdicts
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from runtime.verdicts import FloatArray
+
 TOLERANCE = 1e-3
+HIGHEST = 1 + 1e-6
+"""A softmax may end a rounding above 1."""
 
 
 def golden_image(spec: GuardSpec) -> NDArray[np.uint8]:
@@ -27,28 +31,48 @@ def golden_image(spec: GuardSpec) -> NDArray[np.uint8]:
     return np.frombuffer(spec.golden.image, np.uint8).reshape(1, *spec.input_shape)
 
 
-def check_answer(verdicts: Verdicts, n: int) -> None:
-    """Refuse what no guard may answer, whatever its graph holds.
+def check_answer(verdicts: Verdicts, n: int, spec: GuardSpec) -> None:
+    """Refuse what no guard may answer, whatever its graph holds: above all, a row accepted against the rule.
 
-    Plain numbers and lengths, since this runs every time: reductions of numpy's cost a small network 3 % of its run.
+    Plain numbers, since this runs every time: reductions of numpy's cost a small network 3 % of its run.
 
     Args:
-        verdicts: An answer whose shapes `check_golden` has seen once.
+        verdicts: An answer.
         n: How many images were asked about.
+        spec: What the file says about itself.
 
     Raises:
-        ModelError: An output has another length, a label is out of range, or -1 is accepted.
+        ModelError: An output has another shape, a label or a confidence is out of range, or a row is accepted that has
+            no label, too low a confidence, or logits that name another label or another pair.
     """
-    robust = verdicts.logits if verdicts.robust_logits is None else verdicts.robust_logits
-    labels = verdicts.labels.tolist()
     k = len(verdicts.classes)
-    lengths = len(labels), len(verdicts.accepted), len(verdicts.confidence), len(verdicts.logits), len(robust)
-    if lengths != (n, n, n, n, n):
-        raise ModelError(f"expected outputs for {n} images, got {lengths} rows; export the file again")
-    if min(labels) >= 0 and max(labels) < k:
-        return
-    if min(labels) < -1 or max(labels) >= k or verdicts.accepted[verdicts.labels < 0].any():
-        raise ModelError(f"expected labels in 0..{k - 1}, or -1 and rejected, got others; export the file again")
+    robust = verdicts.logits if verdicts.robust_logits is None else verdicts.robust_logits
+    shapes = tuple(each.shape for each in (verdicts.labels, verdicts.accepted, verdicts.confidence))
+    if shapes != ((n,),) * 3 or verdicts.logits.shape != (n, k) or robust.shape != (n, k):
+        got = (*shapes, verdicts.logits.shape, robust.shape)
+        raise ModelError(f"expected outputs for {n} images, got the shapes {got}; export the file again")
+    labels, confidence = verdicts.labels.tolist(), verdicts.confidence.tolist()
+    if not all(0 <= each <= HIGHEST for each in confidence):
+        raise ModelError("expected confidences in [0, 1], got others; export the file again")
+    if min(labels) < -1 or max(labels) >= k:
+        raise ModelError(f"expected labels in 0..{k - 1}, or -1, got others; export the file again")
+    threshold = spec.threshold32
+    for row in verdicts.accepted.nonzero()[0].tolist():
+        label = labels[row]
+        follows = label >= 0 and confidence[row] >= threshold and _is_largest(verdicts.logits[row], label)
+        if follows and spec.classmap is not None:
+            follows = _is_largest(robust[row], spec.classmap[label])
+        if not follows:
+            raise ModelError(
+                f"expected a row to be rejected that the rule {spec.rule} rejects, got it accepted: {verdicts[row]}"
+                "; export the file again"
+            )
+
+
+def _is_largest(logits: FloatArray, label: int) -> bool:
+    """Say whether all logits ``(K,)`` are finite and none is above that of `label`; ties may fall either way."""
+    values = logits.tolist()
+    return bool(values[label] >= max(values) and math.isfinite(sum(values)))
 
 
 def check_golden(verdicts: Verdicts, spec: GuardSpec) -> None:
@@ -61,8 +85,7 @@ def check_golden(verdicts: Verdicts, spec: GuardSpec) -> None:
     Raises:
         ModelError: They differ: label or acceptance at all, confidence by more than 1e-3.
     """
-    _check_shapes(verdicts, len(spec.classes))
-    check_answer(verdicts, 1)
+    check_answer(verdicts, 1, spec)
     verdict, golden = verdicts[0], spec.golden
     expected = (golden.label, golden.accepted, golden.confidence)
     got = (verdict.label, verdict.accepted, verdict.confidence)
@@ -75,18 +98,11 @@ def check_golden(verdicts: Verdicts, spec: GuardSpec) -> None:
         _check_rule(verdicts, spec)
 
 
-def _check_shapes(verdicts: Verdicts, k: int) -> None:
-    robust = verdicts.logits if verdicts.robust_logits is None else verdicts.robust_logits
-    got = verdicts.labels.shape, verdicts.accepted.shape, verdicts.confidence.shape, verdicts.logits.shape, robust.shape
-    if got != ((1,), (1,), (1,), (1, k), (1, k)):
-        raise ModelError(f"golden image: expected one row in every output, got the shapes {got}; export it again")
-
-
 def _check_rule(verdicts: Verdicts, spec: GuardSpec) -> None:
     logits, robust = verdicts.logits[0].tolist(), verdicts.robust_logits
     label = logits.index(max(logits))
     confidence = _softmax(logits)[label]
-    accepted = bool(verdicts.confidence[0] >= np.float32(spec.threshold))
+    accepted = verdicts.confidence[0].item() >= spec.threshold32
     if robust is not None and spec.classmap is not None:
         partners, partner = robust[0].tolist(), spec.classmap[label]
         confidence *= _softmax(partners)[partner]

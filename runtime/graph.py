@@ -17,6 +17,10 @@ METADATA_KEY = b"cmt.guard"
 IR_VERSIONS = range(8, 11)
 OPSETS = range(18, 22)
 FLOAT, UINT8, INT32, INT64, BOOL = 1, 2, 6, 7, 9
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+REFUSED = (*RANDOM, "Loop")
+"""Operators whose answer changes from run to run, or that may never answer."""
+
 ITEM_SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
 
 Shape = tuple[int | None, ...]
@@ -59,7 +63,10 @@ def read_graph(data: memoryview) -> Graph:
     _check_nodes(data, graph)
     for tensor in _tensors(graph):
         _check_tensor(data, tensor)
+    if 15 in graph:
+        raise ModelError("model file: expected dense initializers, got a sparse one; export it again")
     initializers = _initializers(data, graph)
+    _check_read(initializers, set(_read_names(data, graph)))
     classmap = initializers.get(b"classmap")
     return Graph(
         inputs=_value_infos(data, graph.get(11, [])),
@@ -94,13 +101,34 @@ def _check_versions(data: memoryview, model: Tree) -> None:
 
 def _check_nodes(data: memoryview, graph: Tree) -> None:
     for node in graph.get(1, []):
-        domain = _text(data, node.get(7))
+        domain, operator = _text(data, node.get(7)), _text(data, node.get(4))
         if not _is_plain_domain(domain):
-            operator = _text(data, node.get(4))
             raise ModelError(f"node {operator}: expected an ai.onnx operator, got one of {domain}; export it again")
+        if operator in REFUSED or _drops_at_random(node, operator):
+            raise ModelError(f"node {operator}: expected an answer that is always the same, got chance or a loop")
         for attribute in node.get(5, []):
             for subgraph in _subgraphs(attribute):
                 _check_nodes(data, subgraph)
+
+
+def _drops_at_random(node: Tree, operator: str) -> bool:
+    return operator == "Dropout" and len(node.get(1, [])) > 2  # the third input turns training on
+
+
+def _check_read(initializers: dict[bytes, Tree], read: set[bytes]) -> None:
+    """Refuse a rule that no node looks at: what the metadata says of it would say nothing of the file."""
+    for name in (b"threshold", b"classmap"):
+        if name in initializers and name not in read:
+            raise ModelError(f"{name.decode()}: expected a node that reads it, got none; export the file again")
+
+
+def _read_names(data: memoryview, graph: Tree) -> Iterator[bytes]:
+    """Yield the name of every input of every node, those in subgraphs included."""
+    for node in graph.get(1, []):
+        yield from (bytes(data[name]) for name in node.get(1, []) if isinstance(name, slice))
+        for attribute in node.get(5, []):
+            for subgraph in _subgraphs(attribute):
+                yield from _read_names(data, subgraph)
 
 
 def _subgraphs(attribute: Tree) -> list[Tree]:
@@ -135,7 +163,7 @@ def _check_tensor(data: memoryview, tensor: Tree) -> None:
 
 
 def _initializers(data: memoryview, graph: Tree) -> dict[bytes, Tree]:
-    tensors = graph.get(5, []) + [sparse.get(1, {}) for sparse in graph.get(15, [])]
+    tensors = graph.get(5, [])
     initializers = {bytes(data[tensor[8]]) if 8 in tensor else b"": tensor for tensor in tensors}
     if len(initializers) != len(tensors):
         raise ModelError("model file: expected initializers with distinct names, got a repeated one; export it again")

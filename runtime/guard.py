@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     Images: TypeAlias = NDArray[np.uint8]
 
 BATCH = 32
+LARGEST_BATCH = 65_536
 UINT8 = np.dtype(np.uint8)
+MASK = "mask"
+"""What only masked arrays have; `numpy.ma` takes longer to import than a verdict."""
 
 _left_behind: list[Any] = []
 """Sessions inherited through a fork: their threads live in the parent, so they are neither used nor destroyed here."""
@@ -65,7 +68,7 @@ class Guard:
         if not isinstance(model, str | os.PathLike | bytes):
             raise UsageError(f"model: expected a path or bytes, got {type(model).__name__}")
         parse_device(device)
-        self._source: PathOrBytes = model if isinstance(model, bytes) else os.path.abspath(model)
+        self._source: PathOrBytes = model if isinstance(model, bytes) else os.path.abspath(os.fsdecode(model))
         self._options: dict[str, Any] = {"device": device, "threads": threads}
         self._locks: dict[int, threading.Lock] = {}
         self._closed = False
@@ -92,7 +95,7 @@ class Guard:
         if session is None or not ours:
             session = self._reopen()
         verdicts = self._run(session, batch)
-        check_answer(verdicts, len(batch))
+        check_answer(verdicts, len(batch), self.spec)
         return verdicts
 
     def classify_files(self, paths: Iterable[str | os.PathLike[str]], *, batch: int = BATCH) -> list[Row]:
@@ -117,13 +120,13 @@ class Guard:
         """Run once on black images, so that the first real call of this batch size pays for nothing else.
 
         Args:
-            batch: Images to run at once, at least 1.
+            batch: Images to run at once, in [1, 65,536].
 
         Raises:
-            UsageError: `batch` is below 1, or the guard is closed.
+            UsageError: `batch` is below 1 or above 65,536, or the guard is closed.
         """
-        if not isinstance(batch, int) or batch < 1:
-            raise UsageError(f"batch: expected a whole number >= 1, got {batch!a:.80}")
+        if not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH:
+            raise UsageError(f"batch: expected a whole number from 1 to {LARGEST_BATCH}, got {batch!a:.80}")
         self.classify(np.zeros((batch, *self.spec.input_shape), np.uint8))
 
     def close(self) -> None:
@@ -155,12 +158,13 @@ class Guard:
 
     def _batch(self, images: Images) -> Images:
         """Return `images` as one contiguous batch, or say exactly what is wrong with them."""
-        if isinstance(images, np.ndarray) and images.dtype == UINT8:
+        if isinstance(images, np.ndarray) and images.dtype == UINT8 and not hasattr(images, MASK):
             n, *shape = images.shape if images.ndim == 4 else (1, *images.shape)
             if n and shape == self._shape:
                 return images if images.ndim == 4 and images.flags.c_contiguous else _contiguous(images)
         height, width, channels = self._shape
         got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        got += " with a mask" if hasattr(images, MASK) else ""
         raise UsageError(
             f"images: expected uint8 (N, {height}, {width}, {channels}) with N >= 1, or ({height}, {width}, {channels})"
             f", got {got}; pass decoded pixels in 0..255, or use classify_files for files"

@@ -9,6 +9,7 @@ Source: the paper's future work (Wang et al. 2018, section 8), which switches pr
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable
 from types import TracebackType
@@ -52,10 +53,14 @@ class GuardPool:
             threads: As for `Guard`, for the members that are not open yet.
 
         Raises:
-            UsageError: There are fewer than two, or their classes or their images differ.
+            UsageError: There are fewer than two, their classes or their images differ, or `seed` is no whole number.
             ModelError: A file is invalid.
             DeviceError: The device does not run.
         """
+        if isinstance(guards, str | bytes | os.PathLike) or not isinstance(guards, Iterable):
+            raise UsageError(f"guards: expected two or more guards or files, got {guards!a:.80}; put them in a list")
+        if seed is not None and not isinstance(seed, int):
+            raise UsageError(f"seed: expected a whole number or None, got {seed!a:.80}")
         members: list[Guard] = []
         self._seed = seed
         self._random = random.SystemRandom() if seed is None else random.Random(seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import json
 import math
+import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
@@ -178,8 +179,8 @@ class GuardSpec(Record):
             _check_calibration(self.calibration)
         _expect(_is_text(self.precision), "precision", "a line of text", self.precision)
         _expect(isinstance(self.recipe, Mapping), "recipe", "an object", self.recipe)
-        known = isinstance(self.training, Mapping) and isinstance(self.training.get("data"), str)
-        _expect(known, "training", "an object with the text `data`", self.training)
+        known = isinstance(self.training, Mapping) and _is_text(self.training.get("data"))
+        _expect(known, "training", "an object with the line of text `data`", self.training)
         _expect(_is_text(self.producer.name), "producer.name", "a line of text", self.producer.name)
         _expect(_is_text(self.producer.version), "producer.version", "a line of text", self.producer.version)
         _check_golden(self.golden, size=math.prod(self.input_shape), k=len(self.classes))
@@ -201,6 +202,12 @@ class GuardSpec(Record):
     def input_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of one image."""
         return self.input.height, self.input.width, self.input.channels
+
+    @property
+    def threshold32(self) -> float:
+        """The threshold as the graph compares with it: rounded to float32."""
+        rounded: float = struct.unpack("<f", struct.pack("<f", self.threshold))[0]
+        return rounded
 
     @classmethod
     def from_json(cls, text: str) -> GuardSpec:

@@ -11,9 +11,9 @@ from typing import Any
 import click
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 _PLAIN_SECONDS = 20.0
 
@@ -37,7 +37,7 @@ def stages() -> Iterator[Callable[[str], Report]]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -47,7 +47,7 @@ def stages() -> Iterator[Callable[[str], Report]]:
         def stage(what: str) -> Report:
             for task in bar.task_ids:
                 bar.remove_task(task)
-            current = bar.add_task(escape(printable(what)), total=None)
+            current = bar.add_task(printable(what), total=None)
             return lambda done, total: bar.update(current, completed=done, total=total)
 
         yield stage
@@ -77,11 +77,11 @@ def print_table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     lines = [(printable(name), printable(value)) for name, value in rows]
     console = Console()
     if console.is_terminal:
-        table = Table(title=escape(printable(title)), title_justify="left", show_header=False, box=box.SIMPLE)
+        table = Table(title=Text(printable(title)), title_justify="left", show_header=False, box=box.SIMPLE)
         table.add_column(style="cyan", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in lines:
-            table.add_row(escape(name), escape(value))
+            table.add_row(Text(name), Text(value))
         console.print(table)
         return
     width = max((len(name) for name, _ in lines), default=0)

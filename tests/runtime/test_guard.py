@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,7 @@ def test_read_only_images_are_fine(guard: Guard) -> None:
         (np.zeros((6, 5), np.uint8), r"uint8 \(6, 5\)"),
         (np.zeros((1, 1, 6, 5, 1), np.uint8), r"uint8 \(1, 1, 6, 5, 1\)"),
         (np.zeros((), np.uint8), r"uint8 \(\)"),
+        (np.ma.masked_array(np.zeros((2, 6, 5, 1), np.uint8), mask=True), r"uint8 \(2, 6, 5, 1\) with a mask"),
         ([[0]], "list"),
         (None, "NoneType"),
         (b"\x89PNG", "bytes"),
@@ -114,6 +116,13 @@ def test_pin(model_path: Path, guard: Guard) -> None:
     assert Guard(model_path, sha256=guard.sha256).digest == guard.digest
     with pytest.raises(ModelError, match="expected the pinned SHA-256"):
         Guard(model_path, sha256="0" * 64)
+
+
+def test_a_path_of_bytes_is_a_path(model_path: Path) -> None:
+    folder = os.fsencode(model_path.parent)
+    (entry,) = (entry for entry in os.scandir(folder) if entry.name == os.fsencode(model_path.name))
+    with Guard(entry) as guard:
+        assert guard.digest == Guard(model_path).digest
 
 
 def test_auto_falls_back_and_says_so(model: bytes) -> None:
@@ -159,8 +168,9 @@ def test_context_manager_closes(model: bytes) -> None:
 def test_warmup(guard: Guard) -> None:
     guard.warmup()
     guard.warmup(4)
-    with pytest.raises(UsageError, match="batch: expected a whole number >= 1, got 0"):
-        guard.warmup(0)
+    for batch in (0, 65_537, 10**20):
+        with pytest.raises(UsageError, match=f"batch: expected a whole number from 1 to 65536, got {batch}"):
+            guard.warmup(batch)
 
 
 @pytest.mark.parametrize("broken", ["w", "v"], ids=["first head", "second head"])

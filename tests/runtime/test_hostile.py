@@ -53,6 +53,13 @@ def in_node(attribute: bytes, operator: str = "Constant", name: str = "spare") -
     return assemble(nodes=[*files.nodes(RECIPE), node])
 
 
+def unread(name: str) -> bytes:
+    """The graph with the same numbers under another name, which its nodes read instead."""
+    initializers = files.initializers(RECIPE)
+    nodes = [node.replace(onnx.field(1, name), onnx.field(1, "x" * len(name))) for node in files.nodes(RECIPE)]
+    return assemble(nodes=nodes, initializers={"x" * len(name): initializers[name]})
+
+
 def tensor_attribute(tensor: bytes, number: int = 5) -> bytes:
     return onnx.field(1, "value") + onnx.field(number, tensor) + onnx.field(20, 4)
 
@@ -107,6 +114,31 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "external in sparse initializer": (
         lambda: assemble(in_graph=onnx.field(15, onnx.field(2, external("x")))),
         "got external data",
+    ),
+    "sparse initializer": (
+        lambda: assemble(in_graph=onnx.field(15, b"")),
+        "expected dense initializers, got a sparse one",
+    ),
+    "threshold that nothing reads": (
+        lambda: unread("threshold"),
+        "threshold: expected a node that reads it, got none",
+    ),
+    "classmap that nothing reads": (lambda: unread("classmap"), "classmap: expected a node that reads it, got none"),
+    "chance": (
+        lambda: in_node(tensor_attribute(b""), "RandomUniformLike"),
+        "node RandomUniformLike: expected an answer that is always the same",
+    ),
+    "loop": (
+        lambda: in_node(subgraph(onnx.graph([], {}, [], [])), "Loop"),
+        "node Loop: expected an answer that is always the same",
+    ),
+    "chance in subgraph": (
+        lambda: in_node(subgraph(onnx.graph([onnx.node("Bernoulli", "x", "y")], {}, [], [])), "If"),
+        "node Bernoulli: expected an answer",
+    ),
+    "dropout in training": (
+        lambda: assemble(nodes=[*files.nodes(RECIPE), onnx.node("Dropout", "logits threshold accepted", "d")]),
+        "node Dropout: expected an answer",
     ),
     "external in subgraph": (
         lambda: in_node(subgraph(onnx.graph([], {"x": external("x")}, [], [])), "If"),
@@ -268,7 +300,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "rule not in the graph": (
         lambda: swap(b"accepted", onnx.node("Equal", "y y", "accepted"), Recipe(threshold=1.0, calibrated=True)),
-        "its graph does not decide by its own logits|golden image: expected label, accepted",
+        "that the rule pair rejects, got it accepted",
     ),
     "confidence from nowhere": (
         lambda: swap(b"confidence", onnx.node("ReduceMin", "softmax one", "confidence", keepdims=0), RECIPE),
@@ -276,7 +308,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "scalar labels": (
         lambda: assemble(nodes=[*files.nodes(RECIPE)[:-1], onnx.node("Cast", "minus_one", "labels", to=onnx.INT32)]),
-        "expected a graph that ONNX Runtime loads|expected one row in every output",
+        "expected a graph that ONNX Runtime loads|expected outputs for 1 images, got the shapes",
     ),
 }
 
@@ -288,6 +320,14 @@ def swap(output: bytes, node: bytes, recipe: Recipe) -> bytes:
     graph = onnx.graph(nodes, files.initializers(recipe), files.inputs(recipe), files.outputs(recipe))
     model = onnx.model(graph)
     return stamp(model, files.document(recipe, files.graph_digest(model)))
+
+
+@pytest.mark.parametrize("name", [b"matched", b"accepted"])
+def test_a_graph_that_accepts_everything_is_caught_at_the_first_such_image(name: bytes) -> None:
+    """Its golden image is one that the rule accepts, so that loading cannot tell."""
+    guard = Guard(swap(name, onnx.node("Equal", "y y", name.decode()), Recipe()), device="cpu")
+    with pytest.raises(ModelError, match="that the rule pair rejects, got it accepted: Verdict"):
+        guard.classify(files.random_images(Recipe(), 200))
 
 
 @pytest.mark.parametrize("name", REFUSED)

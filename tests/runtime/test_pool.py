@@ -1,6 +1,7 @@
 import pickle
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,3 +118,15 @@ def test_a_bad_member_closes_those_that_were_opened_and_no_other(models, images)
         with pytest.raises(ModelError, match="absent"):
             _pool([guard, models[1], "absent.onnx"])
         assert len(guard.classify(images)) == 5
+
+
+@pytest.mark.parametrize("guards", [None, "guard.onnx", b"bytes", Path("guard.onnx"), 3], ids=repr)
+def test_what_is_no_list_of_guards_is_refused(guards):
+    with pytest.raises(UsageError, match=r"guards: expected two or more guards or files, got .*; put them in a list"):
+        GuardPool(guards)
+
+
+@pytest.mark.parametrize("seed", ["1", [1], 1.5, object()], ids=repr)
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(UsageError, match="seed: expected a whole number or None, got"):
+        GuardPool([], seed=seed)
