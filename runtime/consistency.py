@@ -19,8 +19,6 @@ from runtime.verdicts import Verdicts
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runtime.verdicts import FloatArray
-
 TOLERANCE = 1e-3
 HIGHEST = 1 + 1e-6
 """A softmax may end a rounding above 1."""
@@ -56,23 +54,24 @@ def check_answer(verdicts: Verdicts, n: int, spec: GuardSpec) -> None:
         raise ModelError("expected confidences in [0, 1], got others; export the file again")
     if min(labels) < -1 or max(labels) >= k:
         raise ModelError(f"expected labels in 0..{k - 1}, or -1, got others; export the file again")
-    threshold = spec.threshold32
-    for row in verdicts.accepted.nonzero()[0].tolist():
-        label = labels[row]
-        follows = label >= 0 and confidence[row] >= threshold and _is_largest(verdicts.logits[row], label)
-        if follows and spec.classmap is not None:
-            follows = _is_largest(robust[row], spec.classmap[label])
-        if not follows:
+    threshold, classmap = spec.threshold32, spec.classmap
+    rows = zip(verdicts.accepted.tolist(), labels, confidence, verdicts.logits.tolist(), robust.tolist(), strict=True)
+    for row, (accepted, label, sure, logits, partners) in enumerate(rows):
+        if accepted and not (
+            label >= 0
+            and sure >= threshold
+            and _is_largest(logits, label)
+            and (classmap is None or _is_largest(partners, classmap[label]))
+        ):
             raise ModelError(
                 f"expected a row to be rejected that the rule {spec.rule} rejects, got it accepted: {verdicts[row]}"
                 "; export the file again"
             )
 
 
-def _is_largest(logits: FloatArray, label: int) -> bool:
-    """Say whether all logits ``(K,)`` are finite and none is above that of `label`; ties may fall either way."""
-    values = logits.tolist()
-    return bool(values[label] >= max(values) and math.isfinite(sum(values)))
+def _is_largest(logits: list[float], label: int) -> bool:
+    """Say whether all K logits are finite and none is above that of `label`; ties may fall either way."""
+    return logits[label] >= max(logits) and math.isfinite(sum(logits))
 
 
 def check_golden(verdicts: Verdicts, spec: GuardSpec) -> None:
