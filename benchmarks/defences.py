@@ -187,10 +187,10 @@ def preparation(sweep: Sweep, names: Sequence[str]) -> Iterator[Step]:
             yield Step(name=name, arguments=calibrate, leaves=guard, needs=(exported,), kind="calibrate")
 
 
-def attacks(sweep: Sweep, names: Sequence[str]) -> Iterator[Step]:
-    """Yield every attack on every defence, the cheap ones first."""
-    for build in (_pgd, _apgd, _cw, _grey_box, _pre_lock, _transfer, _far, _targets, _ensemble, _square, _hopskipjump):
-        for name in names:
+def attacks(sweep: Sweep, names: Sequence[str], wanted: Sequence[str]) -> Iterator[Step]:
+    """Yield every wanted attack on every defence, the cheap ones first."""
+    for attack, build in ATTACKS.items():
+        for name in names if attack in wanted else ():
             yield from build(sweep, name, names)
 
 
@@ -301,6 +301,22 @@ def _targets_cost(sweep: Sweep, starts: int) -> float:
     return 9 * (sweep.steps + 1) * starts * SECONDS_A_GRADIENT
 
 
+ATTACKS = {
+    "pgd": _pgd,
+    "confidence": _apgd,
+    "cw": _cw,
+    "grey-box": _grey_box,
+    "pre-lock": _pre_lock,
+    "transfer": _transfer,
+    "l2": _far,
+    "targets": _targets,
+    "ensemble": _ensemble,
+    "square": _square,
+    "hopskipjump": _hopskipjump,
+}
+"""What ``--attacks`` takes, cheap before dear."""
+
+
 def compare(sweep: Sweep, names: Sequence[str]) -> None:
     """Write the table with everything that has run."""
     found = sorted(path for path in sweep.folder.glob("*/*.json") if path.is_file())
@@ -372,6 +388,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="as for `cmt attack`")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the folder for everything")
     parser.add_argument("--only", default=",".join(TRAINING), help="defences, with commas")
+    parser.add_argument("--attacks", default=",".join(ATTACKS), help="which attacks, with commas; by default all")
     parser.add_argument("--effort", choices=["full", "even", "quick"], default="full", help=EFFORTS)
     parser.add_argument("--cifar", action="store_true", help="the budgets of CIFAR-10 in place of those of MNIST")
     parser.add_argument("--file", action="append", default=[], metavar="NAME=GUARD.onnx", help="take this file")
@@ -383,6 +400,9 @@ def main() -> None:
     unknown = [name for name in (*names, *files) if name not in (*TRAINING, "substitute")]
     if unknown:
         raise UsageError(f"expected defences out of {', '.join(TRAINING)}, got {', '.join(unknown)}")
+    wanted = arguments.attacks.split(",")
+    if unknown := [name for name in wanted if name not in ATTACKS]:
+        raise UsageError(f"expected attacks out of {', '.join(ATTACKS)}, got {', '.join(unknown)}")
     sweep = Sweep(
         data=arguments.data,
         folder=arguments.output,
@@ -391,7 +411,7 @@ def main() -> None:
         threads=("--threads", str(arguments.threads)) if arguments.threads else (),
         files={name: Path(path) for name, path in files.items()},
     )
-    steps = [*preparation(sweep, names), *attacks(sweep, names)]
+    steps = [*preparation(sweep, names), *attacks(sweep, names, wanted)]
     if arguments.plan:
         show_plan(steps)
         return
