@@ -168,7 +168,7 @@ def check_places(inputs: Inputs, output: Path, options: ScoreOptions) -> None:
     Raises:
         UsageError: The output is an input; or images are to be put, or shards written, where they would be scored.
     """
-    if inputs.place == os.path.realpath(output):
+    if os.path.realpath(inputs.place) == os.path.realpath(output):
         raise UsageError(f"{str(output)!a}: expected a file of its own, got one that is read; name another with -o")
     places = [("--shard", output)] if options.shard.of > 1 else []
     if options.sort is not None:

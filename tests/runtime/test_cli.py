@@ -254,10 +254,15 @@ def test_an_archive_cannot_be_linked(model_path: Path, tmp_path: Path) -> None:
     assert "--link: expected files to link to, got an archive" in str(refused(score, model_path, *arguments))
 
 
-def test_the_list_is_not_overwritten(model_path: Path, tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("path\na.png\n")
-    error = refused(score, model_path, tmp_path / "list.csv", "-o", tmp_path / "list.csv")
+@pytest.mark.parametrize("read", ["real", "link"])
+@pytest.mark.parametrize("written", ["real", "link"])
+def test_the_list_is_not_overwritten(model_path: Path, tmp_path: Path, read: str, written: str) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real" / "list.csv").write_text("path\na.png\n")
+    error = refused(score, model_path, tmp_path / read / "list.csv", "-o", tmp_path / written / "list.csv")
     assert "expected a file of its own, got one that is read" in str(error)
+    assert (tmp_path / "real" / "list.csv").read_text() == "path\na.png\n"
 
 
 def test_names_of_every_kind_survive(model_path: Path, tmp_path: Path) -> None:
