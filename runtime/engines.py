@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from itertools import chain, islice
 from queue import SimpleQueue
 from typing import TypeAlias
 
@@ -27,8 +26,6 @@ _AHEAD = 16
 """Blocks per processor that may be under way or wait for an earlier one, or for a part to be on disk."""
 _SENT = 4
 """Blocks a worker has at a time, so that it goes on while nobody has time to send it more."""
-_FEW = 8
-"""Blocks for which starting processes does not pay."""
 
 
 def in_threads(guard: Guard, task: Task, blocks: Iterator[Block], *, threads: int) -> Iterator[Scored]:
@@ -38,11 +35,10 @@ def in_threads(guard: Guard, task: Task, blocks: Iterator[Block], *, threads: in
 
 
 def in_processes(guard: Guard, task: Task, blocks: Iterator[Block], *, processes: int) -> Iterator[Scored]:
-    """Score blocks in worker processes; a few are scored here, as starting processes would take longer."""
-    few = list(islice(blocks, _FEW))
-    if len(few) < _FEW:
-        yield from in_threads(guard, task, iter(few), threads=processes)
-        return
+    """Score blocks in worker processes, even a single one: a file that crashes its decoder must not end this process.
+
+    A worker starts when the first block comes to it, so that few blocks start few of them.
+    """
     workers = [Worker(guard, task) for _ in range(processes)]
     free: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers * _SENT:
@@ -57,7 +53,7 @@ def in_processes(guard: Guard, task: Task, blocks: Iterator[Block], *, processes
 
     with ThreadPoolExecutor(_SENT * processes, thread_name_prefix="cmt-ask") as pool:
         try:
-            yield from _ordered(pool, score, chain(few, blocks), processes)
+            yield from _ordered(pool, score, blocks, processes)
         finally:
             for worker in workers:
                 worker.close()

@@ -18,7 +18,7 @@ from runtime.inputs import Item
 from runtime.ordered import ordered_map
 from runtime.sinks import Columns
 from runtime.tasks import Scored, Task, score_block
-from runtime.worker import Worker
+from runtime.worker import Worker, _Child
 from tests.runtime.guard_files import Recipe, random_images
 from tests.runtime.image_files import encode
 
@@ -63,9 +63,20 @@ def test_every_engine_gives_the_same_in_order(one_thread: Guard, items: list[Ite
     assert run(chosen, one_thread, items) == expected
 
 
-def test_a_few_blocks_need_no_process(one_thread: Guard, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Worker, "score", lambda *_: pytest.fail("must not be asked"))
-    assert len(run(partial(in_processes, processes=2), one_thread, items[:20])) == 5
+@pytest.mark.parametrize(("files", "started"), [(0, 0), (3, 1), (20, 3)])
+def test_few_blocks_start_few_workers(
+    one_thread: Guard, items: list[Item], monkeypatch: pytest.MonkeyPatch, files: int, started: int
+) -> None:
+    children = []
+
+    class Counted(_Child):
+        def __init__(self, hello: bytes) -> None:
+            children.append(self)
+            super().__init__(hello)
+
+    monkeypatch.setattr("runtime.worker._Child", Counted)
+    run(partial(in_processes, processes=3), one_thread, items[:files])
+    assert len(children) == started
 
 
 def test_a_worker_refuses_a_file_that_was_replaced(one_thread: Guard, items: list[Item], model_path: Path) -> None:
@@ -117,14 +128,15 @@ runtime.worker.serve()
 """
 
 
+@pytest.mark.parametrize("files", [60, 18], ids=["many", "few"])
 def test_a_file_that_crashes_the_decoder_gets_a_row(
-    one_thread: Guard, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_thread: Guard, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
 ) -> None:
     """A decoder with a hole is played by one that aborts on certain bytes."""
     monkeypatch.setattr("runtime.worker._START", CRASH)
-    expected = run(partial(in_threads, threads=1), one_thread, [item for item in items if item.key != "17.png"])
+    expected = run(partial(in_threads, threads=1), one_thread, [item for item in items[:files] if item.key != "17.png"])
     (tmp_path / "17.png").write_bytes(b"crash")
-    scored = run(partial(in_processes, processes=2), one_thread, items)
+    scored = run(partial(in_processes, processes=2), one_thread, items[:files])
     lines = b"".join(block.encoded for block in scored).splitlines()
     assert b'"path": "17.png"' in lines[17]
     assert b'"reason": "unreadable"' in lines[17]
