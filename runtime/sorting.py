@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +19,7 @@ from runtime.inputs import Source
 from runtime.rows import Row
 
 LINKS = ("hard", "symbolic")
+_CHUNK = 1 << 20
 _NO_SUCH_NAME = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 
 
@@ -118,10 +118,19 @@ def _copy(source: Source, temporary: Path) -> bool:
     if file is None:
         return False
     with file, temporary.open("wb") as copy:
-        shutil.copyfileobj(file, copy)
+        while chunk := _read(file):
+            copy.write(chunk)
         copy.flush()
         os.fsync(copy.fileno())
-    return True
+    return chunk is not None
+
+
+def _read(file: BinaryIO) -> bytes | None:
+    """Read on; None where the file cannot be read to its end, which is no error of the place that is written to."""
+    try:
+        return file.read(_CHUNK)
+    except OSError:
+        return None
 
 
 def _link(kind: str, source: Source, temporary: Path) -> bool:

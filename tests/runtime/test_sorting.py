@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,6 +53,13 @@ def test_what_cannot_be_read_stays(tmp_path: Path, link: str, source: Source) ->
     os.mkfifo(tmp_path / "pipe")
     source = str(tmp_path / source) if isinstance(source, str) else source
     place(SortPlan(folder=str(tmp_path / "out"), link=link), "a.png", source, BAD)
+    assert tree(tmp_path / "out") == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that opens and cannot be read is a thing of Linux")
+def test_what_opens_and_cannot_be_read_stays(tmp_path: Path) -> None:
+    (tmp_path / "memory").symlink_to("/proc/self/mem")
+    place(SortPlan(folder=str(tmp_path / "out")), "a.png", str(tmp_path / "memory"), BAD)
     assert tree(tmp_path / "out") == {}
 
 
