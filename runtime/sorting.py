@@ -16,10 +16,14 @@ from runtime.atomic import unwritable
 from runtime.errors import UsageError
 from runtime.files import open_regular
 from runtime.inputs import Source
+from runtime.remote import is_uri
 from runtime.rows import Row
 
 LINKS = ("hard", "symbolic")
 _CHUNK = 1 << 20
+_STAND_INS = {"": "%2F", ".": "%2E", "..": "__"}
+"""For parts of a name that no folder can have: what is before the first slash or between two, here, a step up."""
+_RENAMED = "renamed"
 _NO_SUCH_NAME = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 
 
@@ -55,7 +59,8 @@ def place(plan: SortPlan, name: str, source: Source, row: Row) -> None:
     """Put an image where its verdict says; a file that cannot be read stays where it is.
 
     An image that is there already is replaced, so doing it again changes nothing. One whose name no file can have there
-    (too long, a folder already, nothing but dots) goes to ``renamed/``, named after the SHA-256 of its name.
+    (too long, a folder already), or that would take the place of another, goes to ``renamed/``, named after the SHA-256
+    of its name.
 
     Args:
         plan: Where and how.
@@ -73,7 +78,7 @@ def place(plan: SortPlan, name: str, source: Source, row: Row) -> None:
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         if _link(plan.link, source, temporary) if plan.link else _copy(source, temporary):
-            _move(temporary, folder, name)
+            _move(temporary, folder, name, _inside(name, source))
     except OSError as error:
         raise unwritable(folder, error) from None
     finally:
@@ -81,10 +86,9 @@ def place(plan: SortPlan, name: str, source: Source, row: Row) -> None:
             temporary.unlink()
 
 
-def _move(temporary: Path, folder: Path, name: str) -> None:
-    inside = _inside(name)
+def _move(temporary: Path, folder: Path, name: str, inside: Path | None) -> None:
     try:
-        if inside.name:
+        if inside is not None:
             (folder / inside).parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary, folder / inside)
             return
@@ -92,8 +96,8 @@ def _move(temporary: Path, folder: Path, name: str) -> None:
         if error.errno not in _NO_SUCH_NAME:
             raise
     digest = sha256(os.fsencode(name)).hexdigest()
-    (folder / "renamed").mkdir(parents=True, exist_ok=True)
-    os.replace(temporary, folder / "renamed" / digest)
+    (folder / _RENAMED).mkdir(parents=True, exist_ok=True)
+    os.replace(temporary, folder / _RENAMED / digest)
 
 
 def _verdict(row: Row) -> Path:
@@ -104,10 +108,14 @@ def _verdict(row: Row) -> Path:
     return Path("accepted", name.replace(".", "%2E", 1) if name.startswith(".") else name)
 
 
-def _inside(name: str) -> Path:
-    """Return a path that does not lead out of the folder: ``__`` stands for each step up."""
-    parts = os.path.normpath(name).lstrip("/").split("/")
-    return Path(*("__" if part == os.pardir else part for part in parts))
+def _inside(name: str, source: Source) -> Path | None:
+    """Return a path that does not lead out of the folder, and that no other file has; None where there is none."""
+    parts = name.split("/")
+    if isinstance(source, str) and not is_uri(name):  # on a disk, ./a//b is a/b
+        parts = parts[: not parts[0]] + [part for part in parts if part not in ("", ".")]
+    if not parts or parts[0] == _RENAMED or not set(parts).isdisjoint(_STAND_INS.values()):
+        return None
+    return Path(*(_STAND_INS.get(part, part) for part in parts))
 
 
 def _copy(source: Source, temporary: Path) -> bool:

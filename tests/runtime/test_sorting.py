@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,42 @@ def test_steps_up_do_not_depend_on_the_current_folder(tmp_path: Path, image: str
     for name in ("../../a.png", "..b/a.png", "a.png"):
         place(SortPlan(folder=str(tmp_path / "out")), name, image, KEPT)
     assert set(tree(tmp_path / "out" / "accepted" / "cat")) == {"__/__/a.png", "..b/a.png", "a.png"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("../a.png", "__/a.png"),
+        ("=x.png", "./=x.png", "%2E/=x.png"),
+        ("/x/a.png", "x/a.png", "%2F/x/a.png"),
+        ("x/a.png", "x//a.png", "x/./a.png", "y/../x/a.png"),
+        ("s3://x/a.png", "s3:/x/a.png", "s3:/%2F/x/a.png"),
+        ("..", f"renamed/{sha256(b'__').hexdigest()}", "__"),
+    ],
+    ids=["step up", "here", "root", "spellings", "object", "renamed"],
+)
+def test_no_name_takes_the_place_of_another(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """In an archive or a store, every spelling is a file of its own."""
+    for _ in range(2):  # doing it again changes nothing
+        for name in names:
+            place(SortPlan(folder=str(tmp_path / "out")), name, name.encode(), KEPT)
+    assert sorted(tree(tmp_path / "out").values()) == sorted(name.encode() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "place_there"),
+    [
+        ("./sub/a.png", "sub/a.png"),
+        ("sub//./a.png", "sub/a.png"),
+        ("/sub/a.png", "%2F/sub/a.png"),
+        ("../a.png", "__/a.png"),
+        ("file:///sub/a.png", "file:/%2F/%2F/sub/a.png"),
+    ],
+    ids=["here", "spelling", "root", "step up", "uri"],
+)
+def test_a_file_on_disk_keeps_its_path(tmp_path: Path, image: str, name: str, place_there: str) -> None:
+    place(SortPlan(folder=str(tmp_path / "out")), name, image, KEPT)
+    assert set(tree(tmp_path / "out")) == {f"accepted/cat/{place_there}"}
 
 
 def test_the_same_name_at_once_is_one_whole_file(tmp_path: Path) -> None:
