@@ -21,6 +21,8 @@ from runtime.rows import Row
 
 LINKS = ("hard", "symbolic")
 _CHUNK = 1 << 20
+_SAFE = " ()[]{},;'!&+=@~^$#"
+_LONGEST_NAME = 255
 _STAND_INS = {"": "%2F", ".": "%2E", "..": "__"}
 """For parts of a name that no folder can have: what is before the first slash or between two, here, a step up."""
 _RENAMED = "renamed"
@@ -104,15 +106,25 @@ def _verdict(row: Row) -> Path:
     """Return the folder of a verdict; a class name cannot lead out of it."""
     if not row.accepted:
         return Path("rejected")
-    name = quote(row.class_name, safe=" ()[]{},;'!&+=@~^$#", encoding="utf-8")
-    return Path("accepted", name.replace(".", "%2E", 1) if name.startswith(".") else name)
+    name = "".join(map(_spelled, row.class_name))
+    name = name.replace(".", "%2E", 1) if name.startswith(".") else name
+    if len(name.encode()) > _LONGEST_NAME:
+        end = f"%-{sha256(name.encode()).hexdigest()}"  # no name that fits has a % before a -
+        name = name.encode()[: _LONGEST_NAME - len(end)].decode(errors="ignore") + end
+    return Path("accepted", name)
+
+
+def _spelled(letter: str) -> str:
+    """Return a letter of a class name as a folder's name has it: what every file system takes and a person can see."""
+    return quote(letter, safe=_SAFE) if letter.isascii() or not letter.isprintable() else letter
 
 
 def _inside(name: str, source: Source) -> Path | None:
     """Return a path that does not lead out of the folder, and that no other file has; None where there is none."""
     parts = name.split("/")
     if isinstance(source, str) and not is_uri(name):  # on a disk, ./a//b is a/b
-        parts = parts[: not parts[0]] + [part for part in parts if part not in ("", ".")]
+        root = [""] if name.startswith("/") else []
+        parts = root + [part for part in parts if part not in ("", ".")]
     if not parts or parts[0] == _RENAMED or not set(parts).isdisjoint(_STAND_INS.values()):
         return None
     return Path(*(_STAND_INS.get(part, part) for part in parts))

@@ -74,13 +74,31 @@ def test_no_name_leads_out(tmp_path: Path, image: str, name: str) -> None:
 
 
 def test_no_class_leads_out_and_no_two_share_a_folder(tmp_path: Path, image: str) -> None:
-    names = ["..", ".", "a/b", "a%2Fb", "../../up", "é", "con\\aux", "%2E", "%2E."]
+    names = ["..", ".", "a/b", "a%2Fb", "../../up", "é", "con\\aux", "%2E", "%2E.", "a" * 300, "a" * 301]
     for name in names:
         row = Row(path="", label=0, class_name=name, accepted=True, confidence=1.0)
         place(SortPlan(folder=str(tmp_path / "out")), "a.png", image, row)
     folders = list((tmp_path / "out" / "accepted").iterdir())
     assert len(folders) == len(names)
     assert {path.name for folder in folders for path in folder.iterdir()} == {"a.png"}
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("猫" * 29, "猫" * 29),
+        ("a b/é.", "a b%2Fé."),
+        ("猫" * 85, "猫" * 85),
+        ("猫" * 86, "猫" * 63 + "%-" + sha256(("猫" * 86).encode()).hexdigest()),
+        ("a" * 256, "a" * 189 + "%-" + sha256(b"a" * 256).hexdigest()),
+        ("\u202ecat\xa0", "%E2%80%AEcat%C2%A0"),
+    ],
+    ids=["Chinese", "mixed", "longest", "too long", "ASCII", "unseen"],
+)
+def test_a_class_of_any_name_has_a_folder(tmp_path: Path, image: str, name: str, folder: str) -> None:
+    row = Row(path="", label=0, class_name=name, accepted=True, confidence=1.0)
+    place(SortPlan(folder=str(tmp_path / "out")), "a.png", image, row)
+    assert set(tree(tmp_path / "out")) == {f"accepted/{folder}/a.png"}
 
 
 def test_a_half_written_copy_of_a_killed_run_is_replaced(tmp_path: Path, image: str) -> None:
