@@ -2,7 +2,8 @@
 
 Beside ``OUTPUT`` lies ``OUTPUT.parts``: ``job.json`` says what is being done, and each part holds the rows of
 consecutive blocks under one line of JSON that counts them and digests the names of their inputs. Every file appears
-whole or not at all, in order, so that whatever is there is right.
+whole or not at all, in order, so that whatever is there is right. Above all that, a part has a line with the SHA-256 of
+the rest: one that a disk or a person changed since is refused, as its rows would be lost without a word.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -87,10 +89,13 @@ class Journal:
             undo.pop_all()
 
     def finished(self) -> Iterator[Part]:
-        """Yield what is finished, in order."""
+        """Yield what is finished, in order.
+
+        Raises:
+            CmtError: A part is damaged.
+        """
         for index in range(self.count):
-            with self._path(index).open("rb") as file:
-                header = json.loads(file.readline())
+            header = json.loads(self._read(index)[0])
             yield Part(blocks=header["blocks"], inputs=header["inputs"], tally=tally_from_json(header["tally"]))
 
     def append(self, part: Part, encoded: Sequence[bytes]) -> None:
@@ -100,17 +105,19 @@ class Journal:
             CmtError: It cannot be written.
         """
         header = {"blocks": part.blocks, "inputs": part.inputs, "tally": tally_to_json(part.tally)}
+        lines = [json.dumps(header).encode() + b"\n", *encoded]
         with atomic_output(self._path(self.count)) as temporary, temporary.open("wb") as file:
-            file.write(json.dumps(header).encode() + b"\n")
-            file.writelines(encoded)
+            file.writelines([_digest(lines), *lines])
         self.count += 1
 
     def encoded(self) -> Iterator[bytes]:
-        """Yield the rows of all parts, in order."""
+        """Yield the rows of all parts, in order.
+
+        Raises:
+            CmtError: A part is damaged.
+        """
         for index in range(self.count):
-            with self._path(index).open("rb") as file:
-                file.readline()
-                yield file.read()
+            yield self._read(index)[1]
 
     def remove(self) -> None:
         """Delete everything; the job first, so that what a kill leaves is taken for nothing."""
@@ -130,13 +137,15 @@ class Journal:
         self._lock.close()
 
     def _begun(self) -> Job | None:
+        path = self.folder / _JOB
         try:
-            begun: Job = json.loads((self.folder / _JOB).read_text(encoding="utf-8"))
+            begun = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            got = f"got: {type(error).__name__}; use --fresh to start over"
-            raise CmtError(f"{str(self.folder / _JOB)!a}: expected the job of these parts, {got}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise _damaged(path, "the job of these parts", type(error).__name__) from None
+        if not isinstance(begun, dict):
+            raise _damaged(path, "the job of these parts", type(begun).__name__)
         return begun
 
     def _begin(self, job: Job) -> None:
@@ -155,6 +164,30 @@ class Journal:
 
     def _path(self, index: int) -> Path:
         return self.folder / _PART.format(index)
+
+    def _read(self, index: int) -> tuple[bytes, bytes]:
+        """Return the header and the rows of a part."""
+        path = self._path(index)
+        try:
+            with path.open("rb") as file:
+                digest, header, rows = file.readline(), file.readline(), file.read()
+        except OSError as error:
+            raise _damaged(path, "a part of an earlier run", type(error).__name__) from None
+        if digest != _digest([header, rows]):
+            raise _damaged(path, "a part of an earlier run", "one that is cut short or was changed since")
+        return header, rows
+
+
+def _digest(lines: Sequence[bytes]) -> bytes:
+    """Return the line that a part begins with."""
+    digest = sha256()
+    for line in lines:
+        digest.update(line)
+    return digest.hexdigest().encode() + b"\n"
+
+
+def _damaged(path: Path, expected: str, got: str) -> CmtError:
+    return CmtError(f"{str(path)!a}: expected {expected}, got: {got}; use --fresh to start over")
 
 
 def _take(lock: TextIO, output: Path) -> None:

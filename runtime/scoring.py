@@ -183,7 +183,7 @@ def check_places(inputs: Inputs, output: Path, options: ScoreOptions) -> None:
 def _job(guard: Guard, inputs: Inputs, options: ScoreOptions, output: Path) -> Job:
     """Return everything that decides what the rows are."""
     return {
-        "schema": 1,
+        "schema": 2,
         "model": guard.digest,
         "sha256": guard.sha256,
         "device": guard.device,

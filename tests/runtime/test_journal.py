@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,12 +100,58 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert "expected to write it alone, got another process at work on it" in done.stdout
 
 
-def test_a_damaged_job_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [("{", "JSONDecodeError"), ("[]", "list"), ("null", "NoneType"), ("[" * 100_000, "RecursionError")],
+    ids=["cut", "list", "null", "deep"],
+)
+def test_a_damaged_job_is_one_line(tmp_path: Path, content: str, got: str) -> None:
     with Journal(tmp_path / "rows.csv", JOB) as journal:
         journal.append(PART, [b"one\n"])
-    (parts_folder(tmp_path / "rows.csv") / "job.json").write_text("{")
-    with pytest.raises(CmtError, match="expected the job of these parts, got: JSONDecodeError; use --fresh"):
+    (parts_folder(tmp_path / "rows.csv") / "job.json").write_text(content)
+    with pytest.raises(CmtError, match=f"expected the job of these parts, got: {got}; use --fresh"):
         Journal(tmp_path / "rows.csv", JOB)
+    with Journal(tmp_path / "rows.csv", JOB, fresh=True) as journal:
+        assert journal.count == 0
+
+
+DAMAGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "a row less": lambda lines: [*lines[:-2], lines[-1]],
+    "cut rows": lambda lines: [*lines[:-1], lines[-1][:2]],
+    "a row more": lambda lines: [*lines, b"four\n"],
+    "another row": lambda lines: [*lines[:-1], b"tree\n"],
+    "another tally": lambda lines: [lines[0], lines[1].replace(b"3", b"4"), *lines[2:]],
+    "no rows": lambda lines: lines[:2],
+    "cut header": lambda lines: [lines[0], lines[1][:9]],
+    "no digest": lambda lines: lines[1:],
+    "empty": lambda lines: [],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_part_is_one_line(tmp_path: Path, damage: str) -> None:
+    with Journal(tmp_path / "rows.csv", JOB) as journal:
+        journal.append(PART, [b"one\n", b"two\n", b"three\n"])
+    part = parts_folder(tmp_path / "rows.csv") / "part-00000000"
+    part.write_bytes(b"".join(DAMAGES[damage](part.read_bytes().splitlines(keepends=True))))
+    expected = "expected a part of an earlier run, got: one that is cut short or was changed since; use --fresh to"
+    with Journal(tmp_path / "rows.csv", JOB) as journal:
+        for read in (journal.finished, journal.encoded):
+            with pytest.raises(CmtError, match=expected):
+                list(read())
+
+
+def test_a_part_that_is_no_file_is_one_line(tmp_path: Path) -> None:
+    with Journal(tmp_path / "rows.csv", JOB) as journal:
+        journal.append(PART, [b"one\n"])
+    part = parts_folder(tmp_path / "rows.csv") / "part-00000000"
+    part.unlink()
+    part.mkdir()
+    with (
+        Journal(tmp_path / "rows.csv", JOB) as journal,
+        pytest.raises(CmtError, match="expected a part of an earlier run, got: IsADirectoryError; use --fresh"),
+    ):
+        list(journal.finished())
 
 
 def test_what_is_not_ours_is_never_deleted(tmp_path: Path) -> None:
