@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -148,10 +148,12 @@ def score(
                 blocks = cut(items, batch=options.batch, shard=options.shard)
                 tally = _finished(journal, blocks, output)
                 tell(tally.total())
-                for scored in _in_parts(journal, engine(guard, task, blocks)):
-                    tally += scored.tally
-                    tell(tally.total())
-                    _check_errors(tally, options, output)
+                _check_errors(tally, options, output)
+                with closing(_in_parts(journal, engine(guard, task, blocks))) as finished:
+                    for scored in finished:
+                        tally += scored.tally
+                        tell(tally.total())
+                        _check_errors(tally, options, output)
             if not tally and options.shard.index == 0:
                 got = f"an empty {inputs.kind}"
                 raise UsageError(f"{inputs.place!a}: expected at least one file, got {got}; check the path")
@@ -211,19 +213,22 @@ def _finished(journal: Journal, blocks: Iterator[Block], output: Path) -> Tally:
     return tally
 
 
-def _in_parts(journal: Journal, scored: Iterator[Scored]) -> Iterator[Scored]:
-    """Put what is scored on disk, a part after the other, and pass it on."""
+def _in_parts(journal: Journal, scored: Iterator[Scored]) -> Generator[Scored, None, None]:
+    """Put what is scored on disk, a part after the other, and pass it on; the last is short, also when stopped."""
     waiting: list[Scored] = []
     begun, weight = time.monotonic(), 0
-    for block in scored:
-        waiting.append(block)
-        weight += len(block.encoded)
-        if weight >= PART_BYTES or time.monotonic() - begun >= PART_SECONDS:
+    try:
+        for block in scored:
+            waiting.append(block)
+            weight += len(block.encoded)
+            if weight >= PART_BYTES or time.monotonic() - begun >= PART_SECONDS:
+                part, waiting = waiting, []  # where it cannot be written, it is not tried again below
+                _append(journal, part)
+                begun, weight = time.monotonic(), 0
+            yield block
+    finally:
+        if waiting:
             _append(journal, waiting)
-            waiting, begun, weight = [], time.monotonic(), 0
-        yield block
-    if waiting:
-        _append(journal, waiting)
 
 
 def _append(journal: Journal, scored: list[Scored]) -> None:

@@ -20,7 +20,7 @@ from runtime import CmtError, Guard, ModelError, UsageError
 from runtime.blocks import Shard
 from runtime.engines import in_threads
 from runtime.inputs import open_inputs
-from runtime.journal import parts_folder
+from runtime.journal import Journal, Part, parts_folder
 from runtime.scoring import ScoreOptions, own_files, score
 from runtime.summary import Summary
 from tests.runtime.guard_files import Recipe, build, random_images
@@ -224,6 +224,54 @@ def test_too_many_errors_stop_and_a_larger_number_goes_on(guard: Guard, folder: 
     assert run(guard, folder, output, max_errors=4).failed == {"not-an-image": 4}
     with pytest.raises(UsageError, match="--max-errors: expected a number >= 0, got -1"):
         ScoreOptions(max_errors=-1)
+
+
+@pytest.mark.parametrize("seconds", [0, 1000], ids=["a part a block", "one part"])
+def test_what_is_done_is_kept(
+    guard: Guard, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    """All 37 rows are there when the last, an empty file, is one too many; the same command does not pass it by."""
+    monkeypatch.setattr("runtime.scoring.PART_SECONDS", seconds)
+    for path in folder.glob("*/*.png"):
+        path.unlink() if path.read_bytes() == b"no image" else None
+    (folder / "zebra.png").touch()
+    output, message = (
+        tmp_path / "rows.csv",
+        "expected at most 0 inputs that cannot be used, got 1; what is done is kept",
+    )
+    with pytest.raises(CmtError, match=message):
+        run(guard, folder, output, max_errors=0)
+    kept = {path.name: path.read_bytes() for path in parts_folder(output).glob("part-*")}
+    assert b"".join(kept.values()).count(b".png,") == 37
+    with pytest.raises(CmtError, match=message):
+        run(guard, folder, output, max_errors=0)
+    assert {path.name: path.read_bytes() for path in parts_folder(output).glob("part-*")} == kept
+    assert run(guard, folder, output, max_errors=1).failed == {"empty": 1}
+
+
+def test_an_interrupt_keeps_what_is_done(
+    guard: Guard, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.scoring.PART_SECONDS", 1000)
+    run_until(guard, folder, tmp_path / "rows.csv", 20)
+    (part,) = parts_folder(tmp_path / "rows.csv").glob("part-*")
+    assert part.read_bytes().count(b".png,") == 20
+
+
+def test_a_part_that_cannot_be_written_is_tried_once(
+    guard: Guard, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[Part] = []
+
+    def fail(journal: Journal, part: Part, encoded: object) -> None:
+        tries.append(part)
+        raise CmtError("disk full")
+
+    monkeypatch.setattr(Journal, "append", fail)
+    with pytest.raises(CmtError, match="disk full"):
+        run(guard, folder, tmp_path / "rows.csv")
+    assert len(tries) == 1
+    assert sorted(os.listdir(tmp_path)) == ["images"]
 
 
 def test_a_full_disk_stops_in_one_line_and_the_same_command_goes_on(
