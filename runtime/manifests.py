@@ -56,12 +56,18 @@ def read_standard_input(*, null: bool = False) -> Iterator[str]:
     """Yield the paths on standard input, one a line, or ended by null bytes as ``find -print0`` writes them.
 
     Raises:
-        UsageError: A path is longer than 1 MiB.
+        UsageError: A path is longer than 1 MiB; or standard input is closed or cannot be read.
     """
+    if sys.stdin is None:  # the process was started without one
+        raise UsageError("standard input: expected paths, got a closed one; pipe them in, or name a folder or manifest")
     end = b"\0" if null else b"\n"
-    for record in _records(sys.stdin.buffer, end, "standard input"):
-        if path := record.removesuffix(end):
-            yield os.fsdecode(path)
+    try:
+        for record in _records(sys.stdin.buffer, end, "standard input"):
+            if path := record.removesuffix(end):
+                yield os.fsdecode(path)
+    except OSError as error:
+        got = error.strerror or one_line(error)
+        raise UsageError(f"standard input: expected paths, got: {got}; pipe them in") from None
 
 
 def _csv_rows(manifest: str, column: str | None) -> Iterator[Any]:

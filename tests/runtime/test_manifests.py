@@ -131,6 +131,19 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes, null: b
     assert list(read_standard_input(null=null)) == expected
 
 
+def test_a_closed_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UsageError, match="standard input: expected paths, got a closed one; pipe them in"):
+        list(read_standard_input())
+
+
+def test_a_standard_input_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "list").open("w") as file:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.FileIO(file.fileno(), closefd=False))))
+        with pytest.raises(UsageError, match="standard input: expected paths, got: Bad file descriptor; pipe them in"):
+            list(read_standard_input())
+
+
 def test_standard_input_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"x" * (3 << 20))))
     with pytest.raises(UsageError, match="expected paths of less than 1 MiB"):
