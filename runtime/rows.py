@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from runtime.cpus import usable_cpus
 from runtime.errors import ImageError, UsageError
+from runtime.guard import LARGEST_BATCH
 from runtime.images import CHANNELS, read
 from runtime.ordered import ordered_map
 from runtime.spec import GuardSpec
@@ -106,14 +107,14 @@ def classify_files(guard: Guard, paths: Iterable[Path], *, batch: int) -> Iterat
     Args:
         guard: The guard to ask.
         paths: Image files; they are read a little ahead, never all at once.
-        batch: Images per run, at least 1; every run is padded to it, so that no verdict depends on how many files
+        batch: Images per run, 1 to 65,536; every run is padded to it, so that no verdict depends on how many files
             there are.
 
     Yields:
         One row a path, in order.
 
     Raises:
-        UsageError: `batch` is below 1, the guard takes neither grey nor RGB images, or it is closed.
+        UsageError: `batch` is out of range, the guard takes neither grey nor RGB images, or it is closed.
         ModelError: As for `Guard.classify`.
     """
     check_batch(guard, batch)
@@ -135,10 +136,10 @@ def check_batch(guard: Guard, batch: int) -> None:
     """Find out before any work whether files can be scored so.
 
     Raises:
-        UsageError: `batch` is below 1, or the guard takes neither grey nor RGB images.
+        UsageError: `batch` is out of range, or the guard takes neither grey nor RGB images.
     """
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise UsageError(f"batch: expected a whole number >= 1, got {batch!a:.80}")
+    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH:
+        raise UsageError(f"batch: expected a whole number from 1 to {LARGEST_BATCH}, got {batch!a:.80}")
     if guard.spec.input.channels not in CHANNELS:
         raise UsageError(
             f"expected a guard of 1 or 3 channels, got {guard.spec.input.channels}; pass arrays to classify"

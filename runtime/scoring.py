@@ -42,7 +42,7 @@ class ScoreOptions:
 
     Attributes:
         logits: Write Z* too.
-        batch: Images per run, at least 1.
+        batch: Images per run, 1 to 65,536.
         shard: Which share of the inputs to score.
         max_errors: Stop once more inputs than this could not be used; None never stops.
         sort: Where to put the images by verdict; None leaves them where they are.
@@ -78,14 +78,14 @@ def score_folder(
         folder: Where the images are; subfolders are included.
         output: File to write: .csv, .jsonl or .parquet. It gets no row of its own.
         logits: Write Z* too.
-        batch: Images per run, at least 1.
+        batch: Images per run, 1 to 65,536.
         progress: Told how far it has come.
 
     Returns:
         The counts.
 
     Raises:
-        UsageError: No folder, no file in it, an unknown suffix, pyarrow missing, or `batch` below 1.
+        UsageError: No folder, no file in it, an unknown suffix, pyarrow missing, or `batch` out of range.
         CmtError: The output cannot be written.
         ModelError: As for `Guard.classify`.
     """

@@ -93,6 +93,7 @@ def test_score_says_when_files_failed(model_path: Path, folder: Path, tmp_path: 
         (["{model}", "{folder}", "-o", "rows.txt"], UsageError, "expected a name that ends in"),
         (["{model}", "{folder}", "-o", "missing/rows.csv"], CmtError, "expected to write it"),
         (["{model}", "{folder}", "-o", "rows.csv", "--batch", "0"], UsageError, "batch: expected"),
+        (["{model}", "{folder}", "-o", "rows.csv", "--batch", str(10**20)], UsageError, "batch: .* from 1 to 65536"),
         (["{model}", "{folder}", "-o", "rows.csv", "--threads", "0"], UsageError, "threads: expected"),
         (["{model}", "{folder}", "-o", "rows.csv", "--device", "tpu"], UsageError, "device: expected"),
         (["{model}", "{folder}", "-o", "rows.csv", "--shard", "2/2"], UsageError, "--shard: expected i/N"),
@@ -106,8 +107,8 @@ def test_score_says_when_files_failed(model_path: Path, folder: Path, tmp_path: 
         (["{model}", "{folder}", "-o", "rows.csv", "--device", "cuda"], DeviceError, "device cuda"),
     ],
     ids=[
-        *("model", "folder", "suffix", "output", "batch", "threads", "device", "shard", "link", "address", "null"),
-        *("column", "max-errors", "sort", "shard inside", "cuda"),
+        *("model", "folder", "suffix", "output", "batch", "huge batch", "threads", "device", "shard", "link"),
+        *("address", "null", "column", "max-errors", "sort", "shard inside", "cuda"),
     ],
 )
 def test_score_refuses_in_one_line(

@@ -95,9 +95,9 @@ def test_paths_are_read_a_little_ahead_only(guard: Guard, tmp_path: Path) -> Non
     rows.close()
 
 
-@pytest.mark.parametrize("batch", [0, -1, 1.0, True])
+@pytest.mark.parametrize("batch", [0, -1, 1.0, True, 65_537, 10**20])
 def test_batch_must_be_a_number(guard: Guard, batch: int) -> None:
-    with pytest.raises(UsageError, match="batch: expected a whole number >= 1, got"):
+    with pytest.raises(UsageError, match="batch: expected a whole number from 1 to 65536, got"):
         guard.classify_files([], batch=batch)
 
 
