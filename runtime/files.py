@@ -1,4 +1,4 @@
-"""Opening a file that a stranger named, without ever waiting for it."""
+"""Opening a file that a stranger named, without ever waiting for it, and how large it may be."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import BinaryIO
 
 class NotRegularError(OSError):
     """The path is a folder, a pipe, a socket or a device."""
+
+
+def max_bytes(max_pixels: int) -> int:
+    """Return how many bytes an image file of so many pixels may reasonably have: 16-bit RGBA, and 1 MiB."""
+    return 8 * max_pixels + (1 << 20)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import ImageError, UsageError, one_line
 from runtime.fast_jpeg import SMALL_FILE, decode_small_jpeg
-from runtime.files import NotRegularError, open_regular
+from runtime.files import NotRegularError, max_bytes, open_regular
 from runtime.png import check_chunks, shows_transparent_colour
 from runtime.spec import InputSpec, Resize
 
@@ -135,7 +135,7 @@ def _decoded(source: Source, channels: int, max_pixels: int) -> Image | Pixels:
         raise UsageError(
             "ImageFile.LOAD_TRUNCATED_IMAGES: expected False, got True; half an image must not get a verdict"
         )
-    with _open(source) as (file, size):
+    with _open(source, max_bytes(max_pixels)) as (file, size):
         try:
             if size <= SMALL_FILE:
                 data = file.read(SMALL_FILE)
@@ -151,8 +151,8 @@ def _decoded(source: Source, channels: int, max_pixels: int) -> Image | Pixels:
 
 
 @contextmanager
-def _open(source: Source) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a regular file that is not empty, and say how many bytes it has."""
+def _open(source: Source, limit: int) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular file that is not empty, and say how many bytes it has: no more than a limit."""
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
     except NotRegularError as error:
@@ -163,6 +163,8 @@ def _open(source: Source) -> Iterator[tuple[BinaryIO, int]]:
         size = _count_bytes(file)
         if size == 0:
             raise ImageError("expected an image, got 0 bytes", reason="empty")
+        if size > limit:
+            raise ImageError(f"expected at most {limit} bytes, got {size}; save it anew", reason="too-large")
         yield file, size
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from runtime import archives, manifests
 from runtime.errors import ImageError, UsageError
+from runtime.files import max_bytes
 from runtime.listing import MAGIC, count_files, key, list_files, split_pattern
 from runtime.remote import is_uri, local_path
 from runtime.spec import InputSpec
@@ -100,7 +101,7 @@ def open_inputs(
             count=lambda: manifests.count_rows(place),
         )
     if is_file and text.endswith(archives.SUFFIXES):
-        limit = max_bytes(spec)
+        limit = max_bytes(spec.max_pixels)
         return Inputs(kind="archive", place=place, items=lambda: _archived(place, limit), count=lambda: None)
     if not os.path.lexists(text) and MAGIC.search(text):
         folder, pattern = split_pattern(text)
@@ -118,11 +119,6 @@ def open_inputs(
         count=lambda: count_files(text),
         folder=text,
     )
-
-
-def max_bytes(spec: InputSpec) -> int:
-    """Return how many bytes an image file of at most `spec.max_pixels` may reasonably have: 16-bit RGBA, and 1 MiB."""
-    return 8 * spec.max_pixels + (1 << 20)
 
 
 def _found(folder: str, pattern: str, leave_out: Sequence[str | os.PathLike[str]]) -> Generator[Item, None, None]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from runtime.blocks import Block
 from runtime.errors import ImageError
+from runtime.files import max_bytes
 from runtime.guard import Guard
 from runtime.images import read
-from runtime.inputs import Item, Remote, Source, max_bytes
+from runtime.inputs import Item, Remote, Source
 from runtime.remote import fetch
 from runtime.rows import Decoded, Loaded, judge
 from runtime.sinks import FORMATS, Columns
@@ -95,7 +96,7 @@ def _here(source: Source, spec: InputSpec) -> Source:
     if not isinstance(source, Remote):
         return source
     try:
-        return fetch(source.uri, max_bytes=max_bytes(spec))
+        return fetch(source.uri, max_bytes=max_bytes(spec.max_pixels))
     except ImageError as error:
         return error
 

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.files import NotRegularError, open_regular
+from runtime.files import NotRegularError, max_bytes, open_regular
+
+
+def test_the_limit_of_bytes_follows_the_limit_of_pixels() -> None:
+    assert max_bytes(100) == 800 + (1 << 20)
 
 
 def test_a_file_and_a_link_to_it(tmp_path: Path) -> None:

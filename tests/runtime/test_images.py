@@ -304,6 +304,19 @@ def test_pixels_are_counted_before_decoding(width: int, height: int) -> None:
     assert "expected at most 10000 pixels" in refused(png(width, height), "too-large") or width > 10_000
 
 
+@pytest.mark.parametrize("as_bytes", [False, True], ids=["path", "bytes"])
+def test_bytes_are_counted_before_decoding(tmp_path: Path, as_bytes: bool) -> None:
+    """A small picture in front of a hole: Pillow would read all of it."""
+    path = tmp_path / "hole.png"
+    path.write_bytes(encode(GREY))
+    limit = 8 * LIMIT + (1 << 20)
+    os.truncate(path, limit)
+    assert decode(path.read_bytes() if as_bytes else path, channels=1, max_pixels=LIMIT).shape == (*GREY.shape, 1)
+    os.truncate(path, limit + 1)
+    got = refused(path.read_bytes() if as_bytes else path, "too-large")
+    assert got == f"expected at most {limit} bytes, got {limit + 1}; save it anew"
+
+
 def test_the_limit_itself_is_fine() -> None:
     assert decode(encode(noise(100, 100)), channels=1, max_pixels=LIMIT).shape == (100, 100, 1)
 

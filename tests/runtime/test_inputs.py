@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import UsageError
-from runtime.inputs import Item, Remote, max_bytes, open_inputs
+from runtime.inputs import Item, Remote, open_inputs
 from runtime.spec import InputSpec
 
 SPEC = InputSpec(height=6, width=5, channels=1, resize="bilinear", max_pixels=100)
@@ -85,7 +85,3 @@ def test_standard_input_starts_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_scored(folder: Path, text: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         items(text.format(folder=folder), **options)
-
-
-def test_the_limit_of_a_member_follows_the_limit_of_pixels() -> None:
-    assert max_bytes(SPEC) == 800 + (1 << 20)
