@@ -109,7 +109,7 @@ class Guard:
             One row a path, in order; its `reason` says why it was not accepted.
 
         Raises:
-            UsageError: `batch` is below 1, `spec.input` takes neither grey nor RGB images, or the guard is closed.
+            UsageError: `batch` is not in [1, 65,536], `spec.input` takes neither grey nor RGB images, or the guard is closed.
             ModelError: As for `classify`.
         """
         from runtime.rows import classify_files  # needs Pillow, which `classify` does not
