@@ -103,13 +103,13 @@ class Guard:
 
         Args:
             paths: Image files. One that cannot be used does not stop the others.
-            batch: Images run at once; every run is padded to it, so that no verdict depends on its neighbours.
+            batch: Images run at once, in [1, 65,536]; every run is padded to it, so that no verdict depends on others.
 
         Returns:
             One row a path, in order; its `reason` says why it was not accepted.
 
         Raises:
-            UsageError: `batch` is not in [1, 65,536], `spec.input` takes neither grey nor RGB images, or the guard is closed.
+            UsageError: `batch` is out of range, `spec.input` takes neither grey nor RGB images, or the guard is closed.
             ModelError: As for `classify`.
         """
         from runtime.rows import classify_files  # needs Pillow, which `classify` does not
