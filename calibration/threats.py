@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from calibration.attacks import Attack
 from calibration.attacks.attack import LossAttack
+from calibration.attacks.carlini_wagner import CarliniWagner
 from calibration.objectives import CrossEntropy, Objective
 from calibration.objectives.detector import QuietConfidence
 from calibration.objectives.margin import Margin, MarginObjective, PairMargin, SummedMargins
@@ -192,6 +193,8 @@ THREATS = (
 
 NAMES = tuple(dict.fromkeys(threat.name for threat in THREATS))
 
+_LEAST_CAP = 0.01
+
 DEFAULT_NAMES = ("nearly-white-box", "grey-box")
 """What is evaluated unless told otherwise: never without an attacker who knows the rule."""
 
@@ -209,8 +212,29 @@ def aim(attack: Attack[Any], threat: Threat, guard: GuardSpec) -> Attack[Any] | 
     if threat.rule == "detector" and isinstance(attack, LossAttack) and attack.needs_margin:
         return None  # a detector has no margin in logits
     if isinstance(attack, LossAttack):
+        if threat.goal == "eq-10" and guard.classmap is not None:
+            return aim_by_equation_10(attack, guard.classmap, logits=threat.logits)
         return replace(attack, objective=_objective(threat, guard, attack))
     return None if threat.adaptive else attack
+
+
+def aim_by_equation_10(attack: LossAttack, classmap: tuple[int, ...], *, logits: str = "logits") -> LossAttack:
+    """Return an attack on the sum of both heads' margins; C&W cuts each off at its κ, as Equation 4 does.
+
+    A loss that is cut off at 0 is reached nowhere, so that κ = 0 is taken for 0.01.
+
+    Args:
+        attack: Which attack, with every hyper-parameter.
+        classmap: M of the file under attack.
+        logits: The tensor that plays z*.
+
+    Source: equations 4 and 10 of the paper.
+    """
+    summed = SummedMargins(classmap=classmap, logits=logits)
+    if not isinstance(attack, CarliniWagner):
+        return replace(attack, objective=summed)
+    cap = max(attack.confidence, _LEAST_CAP)
+    return replace(attack, objective=replace(summed, cap=cap), confidence=cap)
 
 
 def aim_at_pool(attack: Attack[Any], threat: Threat, members: Sequence[GuardSpec]) -> tuple[Attack[Any], ...]:
@@ -261,8 +285,6 @@ def _objective(threat: Threat, guard: GuardSpec, attack: LossAttack) -> Objectiv
         return QuietConfidence(targeted=attack.aims)
     if threat.goal == "label":
         return Margin(of=threat.logits) if margin else CrossEntropy(of=threat.logits, targeted=attack.aims)
-    if threat.goal == "eq-10" and guard.classmap is not None:
-        return SummedMargins(classmap=guard.classmap, logits=threat.logits)
     if attack.aims:
         return TargetConfidence(classmap=guard.classmap, logits=threat.logits)
     if margin:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from calibration.attacks import Attack
 from calibration.attacks.attack import LossAttack
 from calibration.attacks.carlini_wagner import CarliniWagner
-from calibration.objectives.margin import Margin, PairMargin, SummedMargins
+from calibration.objectives.margin import Margin, PairMargin
 from calibration.objectives.rule import WrongConfidence
+from calibration.threats import aim_by_equation_10
 from runtime.spec import GuardSpec
 
 FloatArray = npt.NDArray[np.float32]
@@ -25,9 +26,6 @@ the sum of both heads' losses, Equation 10 with Equation 4 for each."""
 Targets = Literal["none", "random", "likeliest", "partner"]
 """Labels to reach: none; a random wrong one; the wrong one that the file under attack finds likeliest; the robust
 class M[y]."""
-
-_LEAST_CAP = 0.01
-"""κ of Equation 10 where 0 is asked for: a loss that is cut off at 0 is reached nowhere."""
 
 
 def aimed(attack: Attack[Any], goal: Goal, *, targeted: bool, kappa: float | None, spec: GuardSpec) -> Attack[Any]:
@@ -43,8 +41,7 @@ def aimed(attack: Attack[Any], goal: Goal, *, targeted: bool, kappa: float | Non
     if isinstance(attack, CarliniWagner):
         confidence = 0.0 if kappa is None else kappa
         if goal == "eq-10" and spec.classmap is not None:
-            cap = max(confidence, _LEAST_CAP)
-            return replace(attack, objective=SummedMargins(classmap=spec.classmap, cap=cap), confidence=cap)
+            return aim_by_equation_10(replace(attack, confidence=confidence), spec.classmap)
         if goal == "pair" and spec.classmap is not None:
             pair = PairMargin(classmap=spec.classmap, threshold=spec.threshold, targeted=targeted)
             return replace(attack, objective=pair, confidence=confidence)

@@ -99,7 +99,6 @@ FGS, CW, FOOL, SQUARE = Fgs(epsilon=0.1), CarliniWagner(), DeepFool(), Square(ep
         ("pre-lock", FGS, WrongConfidence(classmap=CLASSMAP, logits="unlocked_logits")),
         ("pre-lock", CW, PairMargin(classmap=CLASSMAP, threshold=0.25, logits="unlocked_logits")),
         ("eq-10", FGS, SummedMargins(classmap=CLASSMAP)),
-        ("eq-10", CW, SummedMargins(classmap=CLASSMAP)),
         ("grey-box", FGS, CROSS_ENTROPY),
         ("grey-box", CW, Margin()),
     ],
@@ -108,6 +107,13 @@ FGS, CW, FOOL, SQUARE = Fgs(epsilon=0.1), CarliniWagner(), DeepFool(), Square(ep
 def test_an_attack_ascends_what_the_threat_knows(name, attack, objective):
     threat = next(threat for threat in THREATS if threat.name == name)
     assert aim(attack, threat, GUARD) == replace(attack, objective=objective)
+
+
+@pytest.mark.parametrize(("kappa", "cap"), [(0.0, 0.01), (5.0, 5.0)])
+def test_carlini_and_wagner_cut_the_losses_of_equation_10_off(kappa, cap):
+    threat = next(threat for threat in THREATS if threat.name == "eq-10")
+    aimed = aim(replace(CW, confidence=kappa), threat, GUARD)
+    assert aimed == replace(CW, confidence=cap, objective=SummedMargins(classmap=CLASSMAP, cap=cap))
 
 
 def test_a_detector_has_to_stay_quiet_and_has_no_margin():
