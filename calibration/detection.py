@@ -221,4 +221,4 @@ def _divergence(mean: float, truth: float) -> float:
 
 def _shares_at_least(values: npt.NDArray[np.float64], thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     below = np.searchsorted(np.sort(values), thresholds, side="left")
-    return np.asarray(1 - below / len(values))
+    return np.asarray((len(values) - below) / len(values))  # rounded once, as a limit such as 0.01 is

@@ -7,7 +7,8 @@
     filter    = a threat, a reading, an attack, or for availability a change; upper and lower case are the same
 
 A condition fails the build when it holds for any row that the filter leaves. A figure that is undefined fails it too,
-and so does a filter that leaves no row: what was not measured has not passed.
+and so does a filter that leaves no row: what was not measured has not passed. Without a filter ``fooled`` has an upper
+limit for all attacks together within each budget as well, and for the attacks of sanity checks that the verdict counts.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 from calibration.attacks.catalogue import ATTACKS
 from calibration.availability import CHANGES, UNCHANGED
+from calibration.findings import COUNTED_PROBES
 from calibration.metrics import Interval
 from calibration.results import Results
 from calibration.results.phrasing import cell_name
@@ -140,6 +142,8 @@ def check_gates(gates: Iterable[Gate], results: Results, *, member: str = "") ->
     """
     for gate in gates:
         rows = [row for row in _rows(gate.figure, results) if gate.only in ("", *row.known_as)]
+        if gate.figure == "fooled" and gate.operator in (">", ">=") and not gate.only:
+            rows += _beyond_cells(results)
         if not rows:
             raise GateFailed(
                 f"--fail-if {gate}: no row was measured that it is about; what was not measured has not passed"
@@ -165,6 +169,16 @@ def _rows(figure: str, results: Results) -> Iterator[Row]:
         value = _OF_CELLS[figure].of(cell)
         names = (cell.threat, cell.reading, cell.attack)
         yield Row(cell_name(cell), tuple(name.lower() for name in names), None if value is None else value.value)
+
+
+def _beyond_cells(results: Results) -> Iterator[Row]:
+    """Yield what the verdict counts beside the attacks that were asked for."""
+    for row in results.worst_cases:
+        if row.epsilon is not None and not row.adaptive:
+            yield Row(f"all attacks together within ε = {row.epsilon:.4g} ({row.norm})", (), row.fooled.value)
+    for probe in results.probes:
+        if probe.purpose in COUNTED_PROBES:
+            yield Row(f"{cell_name(probe.cell)} of a sanity check", (), probe.cell.rates.fooled.value)
 
 
 def _filters(figure: str) -> tuple[str, ...]:

@@ -3,6 +3,6 @@
 `briefing` is what a manager has to know, `outcome_table` what `cmt attack` prints.
 """
 
-from calibration.findings.conclusion import FALLS_ABOVE, REJECTS_MOST, Finding, Kind, conclude
+from calibration.findings.conclusion import COUNTED_PROBES, FALLS_ABOVE, REJECTS_MOST, Finding, Kind, conclude
 
-__all__ = ["FALLS_ABOVE", "REJECTS_MOST", "Finding", "Kind", "conclude"]
+__all__ = ["COUNTED_PROBES", "FALLS_ABOVE", "REJECTS_MOST", "Finding", "Kind", "conclude"]

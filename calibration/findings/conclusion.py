@@ -39,7 +39,8 @@ REJECTS_MOST = 0.5
 
 Kind = Literal["untested", "falls", "undecided", "holds"]
 
-_COUNTED_PROBES = ("one step", "doubled", "noise")
+COUNTED_PROBES = ("one step", "doubled", "noise")
+"""Purposes of sanity checks whose attacks count as attacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,7 @@ def _names(results: Results) -> dict[int, str]:
 
 def _counted(results: Results) -> list[Cell]:
     """Return attacks that count by themselves: those with a budget, or all where the worst cases have none either."""
-    cells = [*results.cells, *(probe.cell for probe in results.probes if probe.purpose in _COUNTED_PROBES)]
+    cells = [*results.cells, *(probe.cell for probe in results.probes if probe.purpose in COUNTED_PROBES)]
     if not any(row.epsilon is not None for row in results.worst_cases):
         return cells
     return [cell for cell in cells if budget_of(cell) is not None or cell.verdicts is None]

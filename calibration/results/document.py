@@ -120,13 +120,16 @@ class Results:
         return results
 
     def check_figures(self) -> None:
-        """Check that every count, rate and worst case follows from the verdicts.
+        """Check that every count, rate, detection figure and worst case follows from the verdicts.
 
         Raises:
             UsageError: One does not, as after a change by hand.
         """
         truth = self.data.truth
-        check_scores(self.benign, (*self.cells, *(probe.cell for probe in self.probes)), truth)
+        twins = [probe.cell for probe in self.probes if probe.on_twin]
+        probes = [probe.cell for probe in self.probes if not probe.on_twin]
+        check_scores(self.benign, (*self.cells, *probes), truth, threshold=self.model.threshold)
+        check_scores(self.benign, twins, truth, threshold=None)
         check_worst_cases(self.worst_cases, self.benign, self.cells, truth)
 
     @classmethod

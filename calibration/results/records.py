@@ -300,3 +300,8 @@ class Probe:
     purpose: str
     of: str
     cell: Cell
+
+    @property
+    def on_twin(self) -> bool:
+        """Whether the undefended twin was attacked and judged, in place of the file that the results are about."""
+        return self.purpose == "twin"

@@ -29,6 +29,7 @@ from calibration.results.records import (
     Source,
 )
 from calibration.results.worst_case import worst_cases
+from tests.calibration.small_results import lengths
 
 HOSTILE = "<script>alert(1)</script>"
 CLASSES = (
@@ -156,9 +157,7 @@ def cell(attack="igs", epsilon=0.3, fooled=0, rejected=960, *, n=1000, threat="g
         **score(n, fooled, rejected),
         "changes": changes(n, epsilon or 0.41),
         "detection": None,
-        "mean_l2": 25 * (epsilon or 0.1),
-        "mean_linf": epsilon or 0.41,
-        "largest_linf": epsilon or 0.83,
+        **lengths(changes(n, epsilon or 0.41)),
         "zero_gradients": 0,
         "gradients_per_image": 20.0,
         "queries_per_image": 0.0,

@@ -47,10 +47,17 @@ def changes(size, n=N):
     )
 
 
+def lengths(moved):
+    """The three figures that follow from changes."""
+    l2, linf = moved.norm("l2"), moved.norm("linf")
+    return {"mean_l2": float(l2.mean()), "mean_linf": float(linf.mean()), "largest_linf": float(linf.max())}
+
+
 def cell(*, strength=30, adaptive=False, fooled=1, attack="igs", epsilon=0.1, verdicts=None, size=None, **others):
     answer = Answer(label=1, accepted=True, confidence=0.75)
     said = columns(range(fooled)) if verdicts is None else verdicts
     tally = counts(fooled) if verdicts is None else tally_of(verdicts)
+    moved = changes(epsilon or 0.1 if size is None else size)
     parameters = {} if epsilon is None else {"epsilon": epsilon}
     values = {
         "threat": "grey-box",
@@ -63,11 +70,9 @@ def cell(*, strength=30, adaptive=False, fooled=1, attack="igs", epsilon=0.1, ve
         "counts": tally,
         "rates": rate(tally),
         "verdicts": said,
-        "changes": changes(epsilon or 0.1 if size is None else size),
+        "changes": moved,
         "detection": detection_figures(columns().scores(TRUTH), said.scores(TRUTH), threshold=0.0),
-        "mean_l2": 1.0,
-        "mean_linf": 0.1,
-        "largest_linf": 0.1,
+        **lengths(moved),
         "zero_gradients": 0,
         "gradients_per_image": 20.0,
         "queries_per_image": 0.0,

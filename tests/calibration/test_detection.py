@@ -114,3 +114,13 @@ def test_bad_sets():
         Scores(confidence=one[0][:0], passes=one[1][:0], right=one[2][:0])
     with pytest.raises(UsageError, match="expected as many attacked images as benign ones, got 2"):
         robust_error(scores([(1.0, True, True)]), scores([(1.0, True, True)] * 2), threshold=0.0)
+
+
+@pytest.mark.parametrize(("n", "limit"), [(100, 0.01), (200, 0.01), (1000, 0.01), (20, 0.05), (60, 0.05), (700, 0.05)])
+def test_exactly_as_many_as_allowed_are_allowed(n, limit):
+    """One attack in a hundred passes before every benign image: that is 1 %, and not more by a rounding."""
+    ahead = round(n * limit)
+    benign = Scores(confidence=np.full(10, 0.5), passes=np.ones(10, bool), right=np.ones(10, bool))
+    confidence = np.where(np.arange(n) < ahead, 0.9, 0.1)
+    attacked = Scores(confidence=confidence, passes=np.ones(n, bool), right=np.zeros(n, bool))
+    assert roc(benign, attacked).true_positive_at(limit).value == 1

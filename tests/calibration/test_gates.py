@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from calibration.availability import CHANGES, Availability
 from calibration.gates import FIGURES, Gate, check_gates, parse_gate
 from calibration.metrics import share
+from calibration.results.records import Probe
 from runtime.errors import GateFailed, UsageError
 from tests.calibration.small_results import cell, columns, results
 
@@ -71,8 +72,8 @@ FOUND = results(
 @pytest.mark.parametrize(
     ("condition", "named"),
     [
-        ("fooled>0.1", "nearly-white-box pair PGD at .* has fooled 0.2000$"),
-        ("fooled>=0.1", "PGD at .* has fooled 0.2000; so do 1 more"),
+        ("fooled>0.1", "nearly-white-box pair PGD at .* has fooled 0.2000; so do 1 more$"),
+        ("fooled>=0.1", "PGD at .* has fooled 0.2000; so do 2 more"),
         ("fooled>0.05@igs", "grey-box z-star IGS at .* has fooled 0.1000$"),
         ("fooled>0.1@pair", "nearly-white-box pair PGD"),
         ("rejected>0.9", "FGS at .* has rejected 1.0000"),
@@ -90,6 +91,20 @@ FOUND = results(
 def test_the_worst_row_that_fails_is_named(condition, named):
     with pytest.raises(GateFailed, match=named.replace("at .*", "at ε\\s=\\s0.1")):
         check_gates([parse_gate(condition)], FOUND)
+
+
+def test_fooled_counts_what_the_verdict_counts():
+    """Each attack fools another image; doubled, one of them fools three."""
+    apart = results(
+        cell(verdicts=columns({1})),
+        cell(verdicts=columns({2}), attack="pgd"),
+        probes=(Probe(purpose="doubled", of="PGD", cell=cell(fooled=3, attack="pgd")),),
+    )
+    with pytest.raises(GateFailed, match=r"PGD at .* of a sanity check has fooled 0.3000; so do 1 more$"):
+        check_gates([parse_gate("fooled>0.15")], apart)
+    with pytest.raises(GateFailed, match=r"all attacks together within ε = 0.1 .linf. has fooled 0.2000$"):
+        check_gates([parse_gate("fooled>0.15")], replace(apart, probes=()))
+    check_gates([parse_gate("fooled>0.15@pgd"), parse_gate("fooled<0.1")], apart)
 
 
 @pytest.mark.parametrize(

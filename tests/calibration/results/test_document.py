@@ -8,11 +8,12 @@ import pytest
 
 from calibration.metrics import Counts, rate
 from calibration.results import Results, load_results
+from calibration.results.detection_figures import detection_figures
 from calibration.results.image_columns import ChangeColumns, pack, pack_labels
 from calibration.results.records import Score
 from calibration.results.worst_case import worst_cases
 from runtime.errors import CmtError, UsageError
-from tests.calibration.small_results import cell, changes, columns, results, tally_of
+from tests.calibration.small_results import cell, changes, columns, lengths, results, tally_of
 
 
 def test_file_gives_back_the_same_results(tmp_path):
@@ -171,9 +172,9 @@ def test_a_thousand_images_under_forty_attacks_are_less_than_two_megabytes(tmp_p
     near = ChangeColumns(l2=pack(rng.random(1000), "<f4"), linf=pack(rng.random(1000), "<f4"))
     base = results()
     tally = tally_of(said, truth)
-    cells = [
-        replace(cell(), verdicts=said, changes=near, counts=tally, rates=rate(tally), examples=()) for _ in range(40)
-    ]
+    detection = detection_figures(said.scores(truth), said.scores(truth), threshold=0.0)
+    figures = {"counts": tally, "rates": rate(tally), "detection": detection, **lengths(near)}
+    cells = [replace(cell(), verdicts=said, changes=near, examples=(), **figures) for _ in range(40)]
     data = replace(base.data, images=1000, sample=tuple(range(1000)), labels=pack_labels(truth))
     benign = Score(counts=tally, rates=rate(tally), verdicts=said)
     found = replace(base, data=data, benign=benign, cells=tuple(cells), worst_cases=worst_cases(said, truth, cells))

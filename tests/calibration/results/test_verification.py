@@ -49,6 +49,22 @@ def with_worst(found, **others):
             "IGS",
             id="of a sanity check",
         ),
+        pytest.param(
+            lambda one: changed(one, 1, detection=replace(one.cells[1].detection, auroc=Interval(0.999, 0.99, 1.0))),
+            "detecting .*IGS",
+            id="AUROC",
+        ),
+        pytest.param(lambda one: changed(one, 1, detection=None), "detecting .*IGS", id="no detection"),
+        pytest.param(
+            lambda one: changed(one, 1, detection=replace(one.cells[1].detection, threshold_at_99=0.1)),
+            "detecting .*IGS",
+            id="threshold at 99 %",
+        ),
+        pytest.param(lambda one: changed(one, 1, mean_l2=0.01), "figures of .*IGS", id="mean L2"),
+        pytest.param(lambda one: changed(one, 1, zero_gradients=11), "figures of .*IGS", id="zero gradients"),
+        pytest.param(
+            lambda one: replace(one, model=replace(one.model, threshold=0.9)), "the benign images", id="threshold"
+        ),
         pytest.param(lambda one: with_worst(one, fooled=NOTHING), "worst cases", id="fooled together"),
         pytest.param(lambda one: with_worst(one, fooled_at_99=None), "worst cases", id="fooled together at 99 %"),
         pytest.param(lambda one: replace(one, worst_cases=()), "worst cases", id="no worst case"),
@@ -69,6 +85,14 @@ def test_a_member_of_a_pool_that_was_changed_is_refused(tmp_path):
     PoolResults(members=(whole(), other)).save(tmp_path / "pool.json")
     with pytest.raises(UsageError, match=r"pool\.json: results: expected figures of .*IGS"):
         load_results(tmp_path / "pool.json")
+
+
+def test_a_probe_on_the_twin_is_judged_by_the_twin(tmp_path):
+    """What it rejects, and how well it detects, has nothing to do with the file's threshold."""
+    twin = Probe(purpose="twin", of="IGS", cell=cell(detection=None))
+    found = replace(whole(), probes=(twin,))
+    found.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json") == found
 
 
 def test_rates_of_another_version_of_scipy_are_the_same(tmp_path):
