@@ -57,11 +57,18 @@ def _read(kind: Any, value: object, where: str) -> Any:
 def _plain(kind: type, value: object, where: str) -> Any:
     words, accepted = _PLAIN[kind]
     found = _expect(value, accepted, words, where)
-    if (isinstance(found, bool) and kind is not bool) or (kind is float and not math.isfinite(found)):
+    if (isinstance(found, bool) and kind is not bool) or (kind is float and not _fits_float(found)):
         raise _error(where, words, value)
     if isinstance(found, str) and _SURROGATE.search(found):
         raise _error(where, "text without lone surrogates", ascii(found))
     return kind(found)
+
+
+def _fits_float(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # JSON has whole numbers beyond the largest float
+        return False
 
 
 def _dataclass(kind: Any, value: object, where: str) -> Any:

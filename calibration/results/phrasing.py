@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from calibration.metrics import Interval
@@ -71,8 +72,8 @@ def amount(value: object) -> str:
         rest = ", ".join(f"{name} = {amount(one)}" for name, one in value.items() if name != "name")
         return f"{value.get('name', '')} ({rest})".strip()
     if isinstance(value, float):
-        levels = value * _GREY_LEVELS
-        whole = abs(levels - round(levels)) < 1e-6 and 0 < round(levels) < _GREY_LEVELS
+        levels = value * _GREY_LEVELS  # infinite for the largest floats, which no attack has but an edited file may
+        whole = math.isfinite(levels) and abs(levels - round(levels)) < 1e-6 and 0 < round(levels) < _GREY_LEVELS
         return f"{round(levels)}/255" if whole and value != round(value, 3) else f"{value:.4g}"
     return str(value)
 

@@ -55,6 +55,8 @@ def test_reads_nested_records():
         ({"size": True}, "tree.size: expected a whole number, got True"),
         ({"weight": "1"}, "tree.weight: expected a number, got '1'"),
         ({"weight": float("inf")}, "tree.weight: expected a number, got inf"),
+        ({"weight": 10**400}, "tree.weight: expected a number, got 1000"),
+        ({"point": [1, -(10**400)]}, "tree.point.y: expected a number, got -1000"),
         ({"point": [1]}, r"tree.point: expected 2 values, got \[1\]"),
         ({"point": [1, None]}, "tree.point.y: expected a number, got None"),
         ({"point": {}}, "tree.point: expected a list"),

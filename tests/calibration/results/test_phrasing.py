@@ -73,6 +73,7 @@ def test_an_interval_never_breaks_over_two_lines():
         pytest.param(8 / 255, "8/255", id="grey levels"),
         pytest.param(1e-7, "1e-07", id="tiny"),
         pytest.param(0.0, "0", id="zero"),
+        pytest.param(-1e308, "-1e+308", id="huge"),
         pytest.param(20, "20", id="count"),
         pytest.param(False, "False", id="switch"),
         pytest.param("relu", "relu", id="text"),
