@@ -83,7 +83,8 @@ def adopt(model: Model, adoption: Adoption, dataset: Dataset) -> bytes:
     proto = read_model(model)
     height, width, channels = dataset.test.images.shape[1:]
     images = _images(proto, adoption.input, (height, width, channels))
-    logits = _before_softmax(proto, _logits(proto, adoption.logits, len(dataset.classes)))
+    named = _logits(proto, adoption.logits, len(dataset.classes))
+    logits = _before_softmax(proto, named)
     network = _as_network(_part(proto, images.name, logits), images, logits, adoption, channels)
     try:
         guard = assemble(
@@ -93,6 +94,7 @@ def adopt(model: Model, adoption: Adoption, dataset: Dataset) -> bytes:
         raise ModelError(
             f"expected a classifier from {images.name!r} alone to {logits!r}, for any batch size, got: {error}"
         ) from None
+    _check_columns(guard, named, len(dataset.classes))
     return stamp(
         guard,
         {
@@ -137,8 +139,10 @@ def _logits(proto: ModelProto, name: str | None, classes: int) -> str:
         if name not in made:
             raise UsageError(f"--logits: expected a tensor of the model, got {name}; its outputs: {', '.join(outputs)}")
         return name
-    rows = [each for each, value in outputs.items() if len(_dims(value)) == 2 and _dims(value)[1] in (0, classes)]
-    return _named("--logits", name, rows, list(outputs))
+    rows = [each for each, value in outputs.items() if len(_dims(value)) == 2]
+    fitting = [each for each in rows if _dims(outputs[each])[1] in (0, classes)]
+    # Where none fits, the only rows are taken nevertheless: how many columns they have is the better reason to give.
+    return _named("--logits", name, fitting or rows, list(outputs))
 
 
 def _named(option: str, name: str | None, fitting: list[str], known: list[str]) -> str:
@@ -147,6 +151,16 @@ def _named(option: str, name: str | None, fitting: list[str], known: list[str]) 
     if name is None or name not in known:
         raise UsageError(f"{option}: expected one of {', '.join(known)}, got {name or 'none'}; name the tensor")
     return name
+
+
+def _check_columns(guard: ModelProto, named: str, classes: int) -> None:
+    """Refuse logits of another K than the data has classes; only the assembled guard has it for any tensor."""
+    found = next(_dims(value)[1] for value in guard.graph.output if value.name == "logits")
+    if found != classes:
+        raise UsageError(
+            f"--logits {named}: expected {classes} columns, one for each class of the data, got {found}; "
+            "name another tensor, or choose the data that the classifier was made for"
+        )
 
 
 def _before_softmax(proto: ModelProto, logits: str) -> str:

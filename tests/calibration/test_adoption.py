@@ -115,6 +115,16 @@ def fixed_inside():
     return model
 
 
+def of_classes(count, *, second_output=False):
+    """A classifier with another number of classes than the data."""
+    model = foreign(second_output=second_output)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((30, count), np.float32), "threshold"))
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.zeros(count, np.float32), "classmap"))
+    for value in model.graph.output:
+        value.type.tensor_type.shape.dim[1].dim_value = count
+    return model
+
+
 def two_inputs():
     model = foreign()
     other = helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["N", 1, 6, 5])
@@ -147,6 +157,19 @@ BAD = {
 def test_refuses_what_it_cannot_read(model, adoption, error, message):
     with pytest.raises(error, match=message):
         adopt(model(), adoption, dataset())
+
+
+@pytest.mark.parametrize("adoption", [Adoption(), Adoption(logits="scores")], ids=["found", "named"])
+@pytest.mark.parametrize("count", [1, K - 1, K + 2])
+def test_refuses_another_number_of_classes_by_it(count, adoption):
+    expected = f"--logits scores: expected {K} columns, one for each class of the data, got {count}; name another"
+    with pytest.raises(UsageError, match=expected):
+        adopt(of_classes(count), adoption, dataset())
+
+
+def test_asks_for_a_name_where_no_output_of_several_fits():
+    with pytest.raises(UsageError, match="--logits: expected one of scores, labels, got none; name the tensor"):
+        adopt(of_classes(K + 1, second_output=True), Adoption(), dataset())
 
 
 @pytest.mark.parametrize(
