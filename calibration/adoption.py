@@ -81,8 +81,8 @@ def adopt(model: Model, adoption: Adoption, dataset: Dataset) -> bytes:
         UsageError: A tensor was not named that has to be, or does not fit the images or classes.
     """
     proto = read_model(model)
-    height, width, channels = dataset.test.images.shape[1:]
-    images = _images(proto, adoption.input, (height, width, channels))
+    height, width, channels = dataset.input_shape
+    images = _images(proto, adoption.input, dataset)
     named = _logits(proto, adoption.logits, len(dataset.classes))
     logits = _before_softmax(proto, named)
     network = _as_network(_part(proto, images.name, logits), images, logits, adoption, channels)
@@ -114,11 +114,11 @@ def adopt(model: Model, adoption: Adoption, dataset: Dataset) -> bytes:
     )
 
 
-def _images(proto: ModelProto, name: str | None, shape: tuple[int, int, int]) -> _Images:
+def _images(proto: ModelProto, name: str | None, dataset: Dataset) -> _Images:
     constants = {tensor.name for tensor in proto.graph.initializer}
     inputs = {value.name: value for value in proto.graph.input if value.name not in constants}
     found = _named("--input", name, [each for each, value in inputs.items() if len(_dims(value)) == 4], list(inputs))
-    value, (height, width, channels) = inputs[found], shape
+    value, (height, width, channels) = inputs[found], dataset.input_shape
     if value.type.tensor_type.elem_type != TensorProto.FLOAT:
         kind = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
         raise UsageError(f"--input {found}: expected float32, got {kind}; name a float tensor behind its conversion")
@@ -128,7 +128,7 @@ def _images(proto: ModelProto, name: str | None, shape: tuple[int, int, int]) ->
     got = ", ".join(str(size or "?") for size in _dims(value)[1:])
     raise UsageError(
         f"--input {found}: expected {channels} channels of {height} x {width} as in the data, first or last, "
-        f"got (N, {got}); choose other data, or --size"
+        f"got (N, {got}); choose other data{', or --size' * dataset.from_files}"
     )
 
 

@@ -67,12 +67,14 @@ class Dataset:
     Attributes:
         name: What the user named, for messages and records.
         classes: K distinct class names; a label is an index into them.
+        from_files: Whether its images come from image files, which ``--size`` fits; arrays stay as they are.
     """
 
     name: str
     classes: tuple[str, ...]
     train: Split
     test: Split
+    from_files: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -91,10 +93,11 @@ class Dataset:
     def require_shape(self, input_shape: tuple[int, int, int], *, owner: str) -> None:
         """Raise `UsageError` unless every image has the ``(H, W, C)`` that `owner` takes."""
         if input_shape != self.input_shape:
-            height, width, _ = input_shape
+            fitted = f"name the size: --size {_by(input_shape[:2])}"
+            remedy = f"resize them, or {fitted}" if self.from_files else "choose other data"
             raise UsageError(
                 f"{self.name}: expected images of {_by(input_shape)} as {owner} takes, got {_by(self.input_shape)}; "
-                f"resize them, or name the size: --size {height}x{width}"
+                f"{remedy}"
             )
 
 
@@ -107,16 +110,19 @@ def load_dataset(source: str | os.PathLike[str], *, size: tuple[int, int] | None
         size: ``(H, W)`` that every image file is fitted to; only for a folder. Without it all must have one size.
 
     Raises:
-        UsageError: The source is missing, empty, has one class only, or holds an image that cannot be used.
+        UsageError: The source is missing, empty, has one class only, or holds an image that cannot be used; or it is no
+            folder and `size` is given.
     """
-    if os.fspath(source) == "digits":
-        return _digits()
-    path = Path(source)
-    if path.is_dir():
+    bundled, path = os.fspath(source) == "digits", Path(source)
+    if path.is_dir() and not bundled:
         return _folder(path, size)
-    if path.suffix == ".npz" and path.is_file():
-        return _npz(path)
-    raise UsageError(f"{path}: expected 'digits', a folder with train/ and test/, or an .npz file, got nothing usable")
+    if not bundled and not (path.suffix == ".npz" and path.is_file()):
+        raise UsageError(
+            f"{path}: expected 'digits', a folder with train/ and test/, or an .npz file, got nothing usable"
+        )
+    if size is not None:
+        raise UsageError(f"--size {_by(size)}: expected a folder of image files to fit, got {path}; leave it out")
+    return _digits() if bundled else _npz(path)
 
 
 def make_dataset(
@@ -148,7 +154,7 @@ def make_dataset(
             f"{name}: expected train and test images of one shape, got "
             f"{_by(splits['train'].images.shape[1:])} and {_by(splits['test'].images.shape[1:])}"
         )
-    return Dataset(name=name, classes=names, **splits)
+    return Dataset(name=name, classes=names, train=splits["train"], test=splits["test"])
 
 
 def _split(owner: str, n_classes: int, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Split:
@@ -236,7 +242,7 @@ def _folder(root: Path, size: tuple[int, int] | None) -> Dataset:
         splits = {kind: _cached_split(cached, kind) for kind in _SPLITS}
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise CmtError(f"{cached}: expected a readable cache, got {error}; delete that folder and try again") from error
-    return Dataset(name=str(root), classes=classes, **splits)
+    return Dataset(name=str(root), classes=classes, train=splits["train"], test=splits["test"], from_files=True)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

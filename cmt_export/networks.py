@@ -126,7 +126,7 @@ def _table1(
     if min(height, width) < smallest:
         raise UsageError(
             f"expected images of at least {smallest}x{smallest} for this network, got {height}x{width}; "
-            "choose a larger --size or another --trunk"
+            "choose larger images, those of a folder by --size, or another --trunk"
         )
     layers: list[nn.Module] = []
     for filters in convolutions:

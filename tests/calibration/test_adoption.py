@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -146,7 +148,12 @@ BAD = {
     "unknown input": (foreign, Adoption(input="y"), UsageError, "--input: expected one of x, got y; name the tensor"),
     "unknown logits": (foreign, Adoption(logits="y"), UsageError, "--logits: expected a tensor of the model, got y"),
     "half precision": (half, Adoption(), UsageError, "--input x: expected float32, got float16; name a float tensor"),
-    "another size": (wide, Adoption(), UsageError, r"--input x: expected 1 channels of 6 x 5 .*, got \(N, 1, 6, 7\)"),
+    "another size": (
+        wide,
+        Adoption(),
+        UsageError,
+        r"--input x: expected 1 channels of 6 x 5 .*, got \(N, 1, 6, 7\); choose other data$",
+    ),
     "several means": (foreign, Adoption(mean=(0.1, 0.2)), UsageError, "--mean: expected 1 or 1 numbers, got 2"),
     "fixed batch": (fixed_inside, Adoption(), ModelError, "for any batch size, got"),
     "no model": (lambda: b"no model", Adoption(), ModelError, "expected an ONNX model"),
@@ -157,6 +164,11 @@ BAD = {
 def test_refuses_what_it_cannot_read(model, adoption, error, message):
     with pytest.raises(error, match=message):
         adopt(model(), adoption, dataset())
+
+
+def test_a_size_is_recommended_where_it_can_be_fitted():
+    with pytest.raises(UsageError, match=r"got \(N, 1, 6, 7\); choose other data, or --size$"):
+        adopt(wide(), Adoption(), replace(dataset(), from_files=True))
 
 
 @pytest.mark.parametrize("adoption", [Adoption(), Adoption(logits="scores")], ids=["found", "named"])

@@ -285,5 +285,26 @@ def test_what_a_model_asks_of_its_data():
     found.require_shape((8, 8, 1), owner="guard.onnx")
     with pytest.raises(UsageError, match=r"digits: expected the classes of guard\.onnx \(a, b\), got 0, 1"):
         found.require_classes(("a", "b"), owner="guard.onnx")
-    with pytest.raises(UsageError, match=r"expected images of 9x8x1 as guard\.onnx takes, got 8x8x1; .* --size 9x8"):
+    with pytest.raises(UsageError, match=r"expected images of 9x8x1 as guard\.onnx takes, got 8x8x1; choose other"):
         found.require_shape((9, 8, 1), owner="guard.onnx")
+
+
+def test_a_size_is_recommended_where_it_can_be_fitted(tmp_path):
+    found = load_dataset(write_folder(tmp_path))
+    with pytest.raises(UsageError, match=r"expected images of 9x8x1 as guard\.onnx takes, got 4x5x1; .* --size 9x8"):
+        found.require_shape((9, 8, 1), owner="guard.onnx")
+
+
+@pytest.mark.parametrize("source", ["digits", "d.npz"])
+def test_a_size_for_arrays_is_refused(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    write_npz(tmp_path / "d.npz")
+    with pytest.raises(UsageError, match=f"--size 8x9: expected a folder of image files to fit, got {source}; leave"):
+        load_dataset(source, size=(8, 9))
+
+
+def test_a_folder_called_digits_does_not_hide_the_bundled_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "digits")
+    assert load_dataset("digits").input_shape == (8, 8, 1)
+    assert load_dataset("./digits").input_shape == (4, 5, 1)
