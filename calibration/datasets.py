@@ -106,7 +106,8 @@ def load_dataset(source: str | os.PathLike[str], *, size: tuple[int, int] | None
 
     Args:
         source: The word ``digits``, or a path. An ``.npz`` holds ``x_train``, ``y_train``, ``x_test``, ``y_test``
-            (images uint8 ``(N, H, W)`` or ``(N, H, W, C)``, labels integers) and may hold ``classes``.
+            (images uint8 ``(N, H, W)`` or ``(N, H, W, C)``, labels integers) and may hold ``classes``, a list of text;
+            without it labels count from 0, each with a training image.
         size: ``(H, W)`` that every image file is fitted to; only for a folder. Without it all must have one size.
 
     Raises:
@@ -127,7 +128,7 @@ def load_dataset(source: str | os.PathLike[str], *, size: tuple[int, int] | None
 
 def make_dataset(
     name: str,
-    classes: Iterable[str],
+    classes: Iterable[str] | None,
     train: tuple[npt.NDArray[Any], npt.NDArray[Any]],
     test: tuple[npt.NDArray[Any], npt.NDArray[Any]],
 ) -> Dataset:
@@ -135,20 +136,18 @@ def make_dataset(
 
     Args:
         name: What messages call it.
-        classes: Class names.
+        classes: Class names; None names them by their labels, which then count from 0 without a gap.
         train: Images uint8 ``(N, H, W)`` or ``(N, H, W, C)`` and integer labels ``(N,)``.
         test: The same.
 
     Raises:
         UsageError: A shape, dtype or label does not fit.
     """
-    names = tuple(classes)
+    checked = {kind: _checked(f"{name}: {kind}", *arrays) for kind, arrays in zip(_SPLITS, (train, test), strict=True)}
+    names = _numbered(f"{name}: train", checked["train"][1]) if classes is None else tuple(classes)
     if len(names) < 2 or len(set(names)) != len(names):
-        raise UsageError(f"{name}: expected at least two distinct classes, got {_listed(names)}")
-    splits = {
-        kind: _split(f"{name}: {kind}", len(names), *arrays)
-        for kind, arrays in zip(_SPLITS, (train, test), strict=True)
-    }
+        raise UsageError(f"{name}: expected at least two distinct classes, got {_listed(names) or 'none'}")
+    splits = {kind: _split(f"{name}: {kind}", len(names), *arrays) for kind, arrays in checked.items()}
     if splits["train"].images.shape[1:] != splits["test"].images.shape[1:]:
         raise UsageError(
             f"{name}: expected train and test images of one shape, got "
@@ -157,7 +156,12 @@ def make_dataset(
     return Dataset(name=name, classes=names, train=splits["train"], test=splits["test"])
 
 
-def _split(owner: str, n_classes: int, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Split:
+def _checked(
+    owner: str, images: npt.NDArray[Any], labels: npt.NDArray[Any]
+) -> tuple[Images, npt.NDArray[np.integer[Any]]]:
+    """Return images ``(N, H, W, C)`` and integer labels ``(N,)``, N at least 1, whatever the labels stand for."""
+    if images.ndim in (3, 4) and not len(images):
+        raise UsageError(f"{owner}: expected at least one image, got none; add images and their labels")
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape or images.shape[3] not in (1, 3):
@@ -167,13 +171,32 @@ def _split(owner: str, n_classes: int, images: npt.NDArray[Any], labels: npt.NDA
         )
     labels = labels.reshape(len(labels)) if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise UsageError(f"{owner}: expected {len(images)} integer labels, got {labels.dtype} {labels.shape}")
+        raise UsageError(
+            f"{owner}: expected {len(images)} integer labels, got {labels.dtype} {labels.shape}; "
+            "number the classes from 0 and store the number of each image's"
+        )
+    return images, labels
+
+
+def _numbered(owner: str, labels: npt.NDArray[np.integer[Any]]) -> tuple[str, ...]:
+    """Return a name for every class where only the labels tell how many there are."""
+    present = np.unique(labels).tolist()
+    # Compared before anything is counted up to the largest label: one wrong label may be as large as its dtype allows.
+    if (present[0], present[-1]) != (0, len(present) - 1):
+        raise UsageError(
+            f"{owner}: expected labels that count from 0 without a gap, got {_listed(map(str, present))}; number them "
+            "so, or name every class in an array 'classes'"
+        )
+    return tuple(map(str, present))
+
+
+def _split(owner: str, n_classes: int, images: Images, labels: npt.NDArray[np.integer[Any]]) -> Split:
     if labels.min() < 0 or labels.max() >= n_classes:
         raise UsageError(
             f"{owner}: expected labels in [0, {n_classes}), got {int(labels.min())} to {int(labels.max())}"
         )
-    labels = labels.astype(np.int64)
-    return Split(images=images, labels=labels, digest=_digest(images, labels))
+    indices = labels.astype(np.int64)
+    return Split(images=images, labels=indices, digest=_digest(images, indices))
 
 
 def _digest(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> str:
@@ -208,13 +231,25 @@ def _npz(path: Path) -> Dataset:
             if missing:
                 raise UsageError(f"{path}: expected the arrays {_listed(wanted)}, got no {_listed(missing)}")
             x_train, y_train, x_test, y_test = (archive[key] for key in wanted)
-            named = [str(name) for name in archive["classes"]] if "classes" in archive else None
+            named = archive.get("classes")
     except (ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{path}: expected an .npz of plain arrays, got {error}; write it with numpy.savez") from error
-    counted = int(y_train.max()) + 1 if y_train.size and np.issubdtype(y_train.dtype, np.integer) else 0
-    return make_dataset(str(path), named or map(str, range(counted)), (x_train, y_train), (x_test, y_test))
+    classes = None if named is None else _texts(f"{path}: classes", named)
+    return make_dataset(str(path), classes, (x_train, y_train), (x_test, y_test))
+
+
+def _texts(owner: str, names: npt.NDArray[Any]) -> list[str]:
+    """Return an array of class names as text, also where another library stored it as bytes."""
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise UsageError(
+            f"{owner}: expected a list of text, got {names.dtype} {names.shape}; store one name for each class"
+        )
+    try:
+        return [name.decode() if isinstance(name, bytes) else name for name in names.tolist()]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{owner}: expected names in UTF-8, got {error.object!r}; store them as text") from None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -204,8 +205,27 @@ def test_npz(tmp_path, axes):
     np.testing.assert_array_equal(found.test.images[0, ..., 0], picture(5))
 
 
-def test_npz_may_name_its_classes(tmp_path):
-    assert load_dataset(write_npz(tmp_path / "d.npz", classes=np.array(["a", "b", "c"]))).classes == ("a", "b", "c")
+@pytest.mark.parametrize(
+    "names", [np.array(["a", "b", "é"]), np.array([b"a", b"b", "é".encode()])], ids=["text", "bytes"]
+)
+def test_npz_may_name_its_classes(tmp_path, names):
+    assert load_dataset(write_npz(tmp_path / "d.npz", classes=names)).classes == ("a", "b", "é")
+
+
+def test_npz_with_names_may_leave_classes_without_a_training_image(tmp_path):
+    path = write_npz(tmp_path / "d.npz", y_train=np.array([0, 0, 2, 2, 3, 3]), classes=np.array(list("abcd")))
+    assert load_dataset(path).classes == ("a", "b", "c", "d")
+
+
+def test_a_large_label_costs_no_memory(tmp_path):
+    path = write_npz(tmp_path / "d.npz", y_train=np.array([0, 1, 2, 0, 1, 10**6]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match="got 0, 1, 2, 1000000; number them so"):
+            load_dataset(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -214,20 +234,37 @@ def test_npz_may_name_its_classes(tmp_path):
         ({"x_test": None, "y_test": None}, "expected the arrays .* got no x_test, y_test"),
         ({"x_train": arrays()["x_train"] / 255}, r"train: expected uint8 images .* got float64 .* not floats"),
         ({"x_train": np.zeros((6, 4, 5, 2), np.uint8)}, r"expected uint8 images \(N, H, W\[, 1 or 3\]\)"),
-        ({"x_train": np.zeros((0, 4, 5), np.uint8), "y_train": np.zeros(0, int)}, "expected at least two distinct"),
-        ({"x_test": np.zeros((0, 4, 5), np.uint8), "y_test": np.zeros(0, int)}, r"test: expected uint8 images"),
+        ({"x_train": np.zeros((0, 4, 5), np.uint8), "y_train": np.zeros(0, int)}, "train: expected at least one image"),
+        ({"x_test": np.zeros((0, 4, 5)), "y_test": np.zeros(0)}, "test: expected at least one image, got none; add"),
+        ({"x_train": np.zeros((6, 0, 5), np.uint8)}, r"train: expected uint8 images .* got uint8 \(6, 0, 5, 1\)"),
         ({"y_train": np.arange(5) % 3}, "train: expected 6 integer labels, got int64"),
-        ({"y_train": np.arange(6) / 2}, "expected at least two distinct classes|integer labels"),
+        ({"y_train": np.array(2)}, r"train: expected 6 integer labels, got int64 \(\)"),
+        ({"y_train": np.arange(6) / 2}, r"train: expected 6 integer labels, got float64 \(6,\); number the classes"),
+        ({"y_train": np.arange(6) > 2}, r"train: expected 6 integer labels, got bool \(6,\); number the classes"),
+        ({"y_train": np.array([0, 5, 10] * 2)}, "train: expected labels that count from 0 .* got 0, 5, 10; number"),
+        ({"y_train": np.array([1, 2, 3] * 2)}, "train: expected labels that count from 0 without a gap, got 1, 2, 3;"),
+        ({"y_train": np.array([255, 0, 1] * 2, np.uint8)}, "got 0, 1, 255; number them so, or name every class"),
         ({"y_train": np.zeros(6, int), "y_test": np.zeros(6, int)}, "expected at least two distinct classes, got 0"),
         ({"y_test": np.array([0, 1, 2, 3, 0, 0])}, r"test: expected labels in \[0, 3\), got 0 to 3"),
-        ({"y_train": np.array([-1, 1, 2, 0, 0, 0])}, r"train: expected labels in \[0, 3\), got -1 to 2"),
+        ({"y_train": np.array([-1, 1, 2, 0, 0, 0])}, "train: expected labels that count from 0 .*, got -1, 0, 1, 2;"),
+        (
+            {"y_train": np.array([-1, 1, 2, 0, 0, 0]), "classes": np.array(["a", "b", "c"])},
+            r"train: expected labels in \[0, 3\), got -1 to 2",
+        ),
         ({"classes": np.array(["a", "a", "b"])}, "expected at least two distinct classes, got a, a, b"),
+        ({"classes": np.zeros(0, "U1")}, "expected at least two distinct classes, got none"),
+        ({"classes": np.array([["a", "b", "c"]])}, r"classes: expected a list of text, got <U1 \(1, 3\); store one"),
+        ({"classes": np.array("abc")}, r"classes: expected a list of text, got <U3 \(\); store one name"),
+        ({"classes": np.arange(3)}, r"classes: expected a list of text, got int64 \(3,\); store one name"),
+        ({"classes": np.array([b"a", b"b", b"\xe9"])}, r"classes: expected names in UTF-8, got b'\\xe9'; store them"),
         ({"x_test": np.zeros((6, 5, 5), np.uint8)}, "expected train and test images of one shape, got 4x5x1 and 5x5x1"),
         ({"y_train": np.array([{}] * 6)}, "expected an .npz of plain arrays"),
     ],
     ids=[
-        *("missing", "floats", "two channels", "no training", "no test", "few labels", "float labels", "one class"),
-        *("unknown label", "negative label", "same name", "shapes", "pickle"),
+        *("missing", "floats", "two channels", "no training", "no test", "no row", "few labels", "one number"),
+        *("float labels", "bool labels", "gaps", "from one", "255 for none", "one class", "unknown label"),
+        *("negative label", "negative label, named", "same name", "no name", "names in 2-D", "names in one"),
+        *("numbers as names", "names in Latin-1", "shapes", "pickle"),
     ],
 )
 def test_npz_of_another_form(tmp_path, changes, message):
