@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from calibration import options as parse
 from calibration.adoption import Adoption
-from calibration.attacks.catalogue import ATTACKS, EPSILONS, grid
+from calibration.attacks.catalogue import ATTACKS, EPSILONS, grid, measured_in
 from calibration.datasets import load_dataset
 from calibration.evaluation import EvaluationConfig, evaluate
 from calibration.evaluation.saved_images import ImageFolder
@@ -140,7 +141,7 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
     tuning |= {name: () if value is None else (value,) for name, value in single.items()}
     tuning["all_targets"] = (True,) if options["all_targets"] else ()
     config = EvaluationConfig(
-        attacks=grid(options["attacks"], tuning),
+        attacks=grid(_attacks(ctx, options), tuning),
         adoption=_adoption(options),
         command=parse.command_line(ctx),
         **{
@@ -171,6 +172,18 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
     results.save(output)
     _show(results, output, as_json=options["as_json"])
     check_gates(gates, results)
+
+
+def _attacks(ctx: click.Context, options: dict[str, Any]) -> tuple[str, ...]:
+    """Return what to run: of the default list what --norm can measure, and say so; `grid` refuses what was named."""
+    names, norm = options["attacks"], options["norm"]
+    if norm is None or ctx.get_parameter_source("attacks") is not ParameterSource.DEFAULT:
+        return tuple(names)
+    kept = measured_in(norm, names)
+    left = ", ".join(name for name in names if name not in kept)
+    if left:
+        click.echo(f"left out {left}: its ε is in linf alone, not in --norm {norm}", err=True)
+    return kept
 
 
 def _attack_pool(config: EvaluationConfig, gates: tuple[Gate, ...], options: dict[str, Any]) -> None:

@@ -50,15 +50,30 @@ def grid(names: Sequence[str], options: Mapping[str, Sequence[Any]]) -> tuple[At
             budget that an attack cannot do without is `EPSILONS`.
 
     Raises:
-        UsageError: A value is out of range, or none of the attacks has an option.
+        UsageError: A value is out of range, no attack has an option, or the ε of one is in another norm.
     """
-    known = {name: {field.name for field in fields(ATTACKS[name])} for name in names}
+    known = _options(names)
     given = {option: tuple(dict.fromkeys(values)) for option, values in options.items() if values}
     for option in given:
         if not any(option in each for each in known.values()):
             name = option.replace("_", "-")
             raise UsageError(f"--{name}: expected an attack that has it, got {', '.join(names)}; leave it out")
+    for norm in given.get("norm", ()):
+        kept = measured_in(norm, names)
+        others = ",".join(name for name in names if name not in kept)
+        if others:
+            raise UsageError(f"-a {others}: expected attacks whose ε --norm {norm} can measure, got linf; leave it out")
     return tuple(attack for name in names for attack in _variants(ATTACKS[name], given))
+
+
+def measured_in(norm: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return those of some attacks whose ε, where they have one, a norm can measure; the ε of others is L-infinity."""
+    known = _options(names)
+    return tuple(name for name in names if norm == "linf" or "norm" in known[name] or "epsilon" not in known[name])
+
+
+def _options(names: Sequence[str]) -> dict[str, set[str]]:
+    return {name: {field.name for field in fields(ATTACKS[name])} for name in names}
 
 
 def _variants(kind: Any, given: Mapping[str, Sequence[Any]]) -> Iterator[Attack[Any]]:

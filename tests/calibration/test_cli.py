@@ -154,6 +154,8 @@ CALIBRATE = ["calibrate", "guard.onnx", "--data", "data.npz", "--accept", "0.8"]
         ([*ATTACK, "--epsilon", "2"], 2, r"expected epsilon in \[0, 1\], got 2.0; .* 8/255"),
         ([*ATTACK, "--epsilon", "-2"], 2, "expected numbers of at least 0 such as 0.1 or 8/255, got '-2'"),
         ([*ATTACK, "-a", "pgd2"], 2, "expected names out of fgs, .*, noise, got pgd2"),
+        ([*ATTACK, "-a", "pgd", "--norm", "l2"], 2, "-a fgs: expected attacks whose ε --norm l2 can measure, got linf"),
+        ([*ATTACK, "--size", "9x9"], 2, "--size 9x9: expected a folder of image files to fit, got data.npz; leave"),
         ([*ATTACK, "--size", "8"], 2, "expected a size such as 32x32, got '8'"),
         ([*ATTACK, "--threat", "grey"], 2, "expected names out of nearly-white-box, .*, black-box, got grey"),
         ([*ATTACK, "--threat", "black-box"], 2, "--threat black-box: expected --substitute FILE.onnx"),
@@ -326,6 +328,13 @@ def test_balls_of_l2_and_margins_to_win_by(work):
     }
     near, far = sorted((cell for cell in cells if cell.attack == "cw"), key=lambda cell: cell.parameters["confidence"])
     assert near.mean_l2 < far.mean_l2
+
+
+def test_defaults_leave_out_what_the_norm_cannot_measure(work):
+    shown = run_attack("--norm", "l2", "--epsilon", "1", "--steps", "2", "--restarts", "1")
+    cells = Results.load("results.json").cells
+    assert {(cell.attack, cell.parameters["norm"]) for cell in cells} == {("igs", "l2"), ("pgd", "l2")}
+    assert shown.stderr.splitlines()[0] == "left out fgs: its ε is in linf alone, not in --norm l2"
 
 
 def test_every_wrong_label_as_a_target(work):
