@@ -135,10 +135,10 @@ def _load(path: Path | None, *, digest: str, acceptance: float) -> DriftState:
         return DriftState(digest=digest, acceptance=acceptance)
     try:
         state = from_json(DriftState, json.loads(path.read_text(encoding="utf-8")), "state")
-    except (OSError, ValueError, RecursionError):
-        raise UsageError(f"{path}: expected a file that `cmt calibrate --check` wrote, got something else") from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
+    except (OSError, ValueError, RecursionError):
+        raise UsageError(f"{path}: expected a file that `cmt calibrate --check` wrote, got something else") from None
     if (state.digest, state.acceptance) != (digest, acceptance):
         raise UsageError(
             f"{path}: expected the state of guard {digest[:12]}, got that of {state.digest[:12]}; name another --state"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -285,6 +286,12 @@ class Cell:
     queries_per_image: float
     seconds: float
     examples: tuple[Example, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that no float can hold; everything else about parameters is the attack's own."""
+        epsilon = self.parameters.get("epsilon")
+        if isinstance(epsilon, int) and epsilon > sys.float_info.max:
+            raise UsageError("parameters: expected epsilon as a number, got one beyond all floats; attack again")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -101,3 +102,11 @@ def test_rates_of_another_version_of_scipy_are_the_same(tmp_path):
     }
     changed(whole(), 1, rates=type(rate(counts(4)))(**near)).save(tmp_path / "results.json")
     Results.load(tmp_path / "results.json")
+
+
+def test_an_epsilon_beyond_all_floats_is_refused(tmp_path):
+    document = whole().to_json()
+    document["cells"][0]["parameters"]["epsilon"] = 10**400
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="expected epsilon as a number, got one beyond all floats"):
+        load_results(tmp_path / "results.json")
