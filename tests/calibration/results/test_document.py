@@ -152,7 +152,14 @@ def test_files_of_schema_1_are_read_without_verdicts():
 STORED = Path(__file__).parents[3] / "results"
 
 
-@pytest.mark.parametrize("path", [STORED / "mnist/evaluation.json", *sorted(STORED.glob("defences/*/*.json"))], ids=str)
+STORED_RESULTS = [
+    STORED / "mnist/evaluation.json",
+    *sorted(STORED.glob("defences/*/*.json")),
+    *sorted(STORED.glob("cifar10/defences/*/*.json")),
+]
+
+
+@pytest.mark.parametrize("path", STORED_RESULTS, ids=lambda path: str(path.relative_to(STORED)))
 def test_stored_results_are_read(path):
     assert load_results(path).complete
 
