@@ -216,8 +216,8 @@ def _parse(file: BinaryIO, max_pixels: int) -> ImageFile:
 
 
 def _check_png(image: ImageFile, file: BinaryIO) -> None:
-    check_chunks(file)
-    if "transparency" in image.info and shows_transparent_colour(image, file):
+    named = check_chunks(file)
+    if named and shows_transparent_colour(image, file, named):
         raise _transparent()
 
 
