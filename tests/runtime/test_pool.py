@@ -126,7 +126,7 @@ def test_what_is_no_list_of_guards_is_refused(guards):
         GuardPool(guards)
 
 
-@pytest.mark.parametrize("seed", ["1", [1], 1.5, object()], ids=repr)
+@pytest.mark.parametrize("seed", ["1", [1], 1.5, object()], ids=lambda seed: type(seed).__name__)
 def test_what_is_no_seed_is_refused(seed):
     with pytest.raises(UsageError, match="seed: expected a whole number or None, got"):
         GuardPool([], seed=seed)
