@@ -6,6 +6,7 @@ was crafted on the float file with the rule in mind is judged by the quantised o
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import fisher_exact
 
 from calibration.attacks import Fgs, Pgd
 from calibration.attacks.attack import LossAttack
@@ -108,9 +108,11 @@ class Shift:
 
     @property
     def _hides(self) -> bool:
-        fooled = [round(one.value * self.images) for one in (self.before, self.after)]
-        table = [fooled, [self.images - hits for hits in fooled]]
-        return bool(fisher_exact(table, alternative="greater").pvalue < _CHANCE)
+        """Whether so few of the second file's successes are beyond chance: the hypergeometric tail."""
+        before, after = (round(one.value * self.images) for one in (self.before, self.after))
+        total, n = before + after, self.images
+        tail = sum(math.comb(n, more) * math.comb(n, total - more) for more in range(before, min(n, total) + 1))
+        return tail / math.comb(2 * n, total) < _CHANCE
 
 
 @dataclass(frozen=True, kw_only=True)

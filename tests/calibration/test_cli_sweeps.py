@@ -27,7 +27,7 @@ def work(tmp_path, monkeypatch):
         (
             "fooled>0.05",
             6,
-            r"--fail-if fooled>0.05: nearly-white-box pair FGS at .* has fooled 0\.\d{4}; so do \d more",
+            r"--fail-if fooled>0.05: all attacks together within ε = 0.3 \(linf\) has fooled 0\.\d{4}; so do \d more",
         ),
         ("fooled>0.05@grey-box", 6, "--fail-if fooled>0.05@grey-box: grey-box z-star FGS"),
         ("fooled>=1.0", 0, None),

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from scipy.stats import fisher_exact
 
 from calibration.metrics import Interval, share
 from calibration.quantization.gate import GateConfig, GateReport, Shift, compare
@@ -102,6 +103,8 @@ def test_what_counts_as_moved(value, crafted_on, holds):
 def test_fooled_less_by_its_own_gradients_may_be_chance(before, after, holds):
     moved = {"before": share(before, 200), "after": share(after, 200), "images": 200}
     assert Shift(attack="fgs", epsilon=0.3, crafted_on="itself", **moved).holds is holds
+    by_chance = fisher_exact([[before, after], [200 - before, 200 - after]], alternative="greater").pvalue
+    assert bool(by_chance >= 0.025) is holds
 
 
 @pytest.mark.parametrize(("same", "holds"), [(995, True), (994, False)])
