@@ -95,7 +95,7 @@ class Guard:
         if session is None or not ours:
             session = self._reopen()
         verdicts = self._run(session, batch)
-        check_answer(verdicts, len(batch), self.spec)
+        check_answer(verdicts, len(batch), self.spec, threshold=self._threshold)
         return verdicts
 
     def classify_files(self, paths: Iterable[str | os.PathLike[str]], *, batch: int = BATCH) -> list[Row]:
@@ -192,6 +192,7 @@ class Guard:
         self.digest: str = artifact.spec.digest
         self.sha256: str = artifact.sha256
         self._shape = [*self.spec.input_shape]
+        self._threshold = self.spec.threshold32
         self._outputs = ["labels", "accepted", "confidence", "logits"]
         if self.spec.rule == "pair":
             self._outputs.append("robust_logits")

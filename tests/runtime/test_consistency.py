@@ -17,7 +17,7 @@ def changed(verdicts: Verdicts, **arrays: object) -> Verdicts:
 
 
 def test_the_honest_answer_passes(guard: Guard, golden: Verdicts) -> None:
-    check_answer(golden, 1, guard.spec)
+    check_answer(golden, 1, guard.spec, threshold=0.0)
     check_golden(golden, guard.spec)
 
 
@@ -49,12 +49,12 @@ def test_the_honest_answer_passes(guard: Guard, golden: Verdicts) -> None:
 )
 def test_impossible_answers(guard: Guard, golden: Verdicts, arrays: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        check_answer(changed(golden, **arrays), 1, guard.spec._replace(threshold=0.5))
+        check_answer(changed(golden, **arrays), 1, guard.spec, threshold=0.5)
 
 
 def test_a_rejected_row_without_label_is_possible(guard: Guard, golden: Verdicts) -> None:
     rejected = changed(golden, labels=np.array([-1], np.int32), accepted=np.array([False]))
-    check_answer(rejected._replace(confidence=np.zeros(1, np.float32)), 1, guard.spec)
+    check_answer(rejected._replace(confidence=np.zeros(1, np.float32)), 1, guard.spec, threshold=0.5)
 
 
 @pytest.mark.parametrize(
