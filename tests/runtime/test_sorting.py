@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -57,7 +56,6 @@ def test_what_cannot_be_read_stays(tmp_path: Path, link: str, source: Source) ->
     assert tree(tmp_path / "out") == {}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a file that opens and cannot be read is a thing of Linux")
 def test_what_opens_and_cannot_be_read_stays(tmp_path: Path) -> None:
     (tmp_path / "memory").symlink_to("/proc/self/mem")
     place(SortPlan(folder=str(tmp_path / "out")), "a.png", str(tmp_path / "memory"), BAD)
