@@ -6,7 +6,6 @@ was crafted on the float file with the rule in mind is judged by the quantised o
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +28,8 @@ from calibration.metrics import Interval, judge_outcomes, share
 from calibration.pixels import to_pixels
 from calibration.quantization.static import Stage, agreement
 from calibration.results import Results
+from calibration.results.pairs import Pair, surprising
+from calibration.results.records import Cell
 from calibration.threats import aim, choose_threats
 from runtime.artifact import Artifact, read_artifact
 from runtime.errors import GateFailed, UsageError
@@ -41,9 +42,6 @@ IntArray = npt.NDArray[np.int64]
 
 LEAST_AGREEMENT = 0.995
 """Share of benign images on which a quantised file has to decide as the float file does."""
-
-_CHANCE = 0.025
-"""Below this probability, being fooled less by its own gradients is held against the quantised file."""
 
 _THREAT = "nearly-white-box"
 """The strongest attacker that follows gradients."""
@@ -87,7 +85,7 @@ class Shift:
         crafted_on: ``itself``, each file by its own gradients; ``fp32``, both by those of the float file.
         before: Share of attacked images that fool the float file, with its exact 95 % interval.
         after: The same of the quantised file.
-        images: How many were attacked.
+        hidden: Whether by its own gradients the quantised file is fooled on fewer of the images than chance explains.
     """
 
     attack: str
@@ -95,24 +93,12 @@ class Shift:
     crafted_on: Literal["itself", "fp32"]
     before: Interval
     after: Interval
-    images: int
+    hidden: bool = False
 
     @property
     def holds(self) -> bool:
-        """Whether the quantised file is fooled no more than the interval of the float file allows, nor far less.
-
-        Less by its own gradients, beyond chance by Fisher's exact test, means that quantisation hides them. A
-        transferred attack may be weaker.
-        """
-        return self.after.value <= self.before.high and (self.crafted_on == "fp32" or not self._hides)
-
-    @property
-    def _hides(self) -> bool:
-        """Whether so few of the second file's successes are beyond chance: the hypergeometric tail."""
-        before, after = (round(one.value * self.images) for one in (self.before, self.after))
-        total, n = before + after, self.images
-        tail = sum(math.comb(n, more) * math.comb(n, total - more) for more in range(before, min(n, total) + 1))
-        return tail / math.comb(2 * n, total) < _CHANCE
+        """Whether the quantised file is fooled no more than the float file's interval allows, and hides nothing."""
+        return self.after.value <= self.before.high and not self.hidden
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +133,7 @@ class GateReport:
                 before = shift.before
                 raise GateFailed(
                     f"quantize: expected {shift.attack} at {shift.epsilon:g} to fool {before.low:.3f} to "
-                    f"{before.high:.3f} of {shift.images} images as with the float file, got {shift.after.value:.3f} "
+                    f"{before.high:.3f} of {self.attacked} images as with the float file, got {shift.after.value:.3f} "
                     f"(crafted on {shift.crafted_on}); nothing is written, try more --images"
                 )
 
@@ -212,23 +198,29 @@ def _shifts(
         device="cpu",
         threads=threads,
     )
-    first = _fooled(evaluate(asked, before, dataset, progress=_titled(stage, "fp32")))
+    first = evaluate(asked, before, dataset, progress=_titled(stage, "fp32"))
     with tempfile.TemporaryDirectory(prefix="cmt-gate-") as folder:
         path = Path(folder) / "int8.onnx"
         path.write_bytes(model)
-        second = _fooled(evaluate(asked, path, dataset, progress=_titled(stage, "int8")))
-    images = min(config.attacked, len(dataset.test))
+        second = evaluate(asked, path, dataset, progress=_titled(stage, "int8"))
+    cells = _by_attack(first)
     own = [
         Shift(
-            attack=name, epsilon=epsilon, crafted_on="itself", before=first[name, epsilon], after=after, images=images
+            attack=name,
+            epsilon=epsilon,
+            crafted_on="itself",
+            before=cells[name, epsilon].rates.fooled,
+            after=cell.rates.fooled,
+            # Much less by its own gradients means that quantisation hides them.
+            hidden=surprising(Pair(cells[name, epsilon], cell, "fooled"), first.data.truth),
         )
-        for (name, epsilon), after in second.items()
+        for (name, epsilon), cell in _by_attack(second).items()
     ]
-    return (*own, *_transferred(first, artifact, read_artifact(model), dataset, asked, stage))
+    return (*own, *_transferred(cells, artifact, read_artifact(model), dataset, asked, stage))
 
 
-def _fooled(results: Results) -> dict[tuple[str, float], Interval]:
-    return {(cell.attack, cell.parameters["epsilon"]): cell.rates.fooled for cell in results.cells}
+def _by_attack(results: Results) -> dict[tuple[str, float], Cell]:
+    return {(cell.attack, cell.parameters["epsilon"]): cell for cell in results.cells}
 
 
 def _titled(stage: Stage, precision: str) -> Stage:
@@ -236,7 +228,7 @@ def _titled(stage: Stage, precision: str) -> Stage:
 
 
 def _transferred(
-    first: dict[tuple[str, float], Interval],
+    first: dict[tuple[str, float], Cell],
     before: Artifact,
     after: Artifact,
     dataset: Dataset,
@@ -263,7 +255,6 @@ def _transferred(
             attack=attack.name,
             epsilon=attack.epsilon,
             crafted_on="fp32",
-            before=first[attack.name, attack.epsilon],
+            before=first[attack.name, attack.epsilon].rates.fooled,
             after=share(hits, len(truth)),
-            images=len(truth),
         )

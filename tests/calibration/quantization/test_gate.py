@@ -4,7 +4,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from scipy.stats import fisher_exact
 
 from calibration.metrics import Interval, share
 from calibration.quantization.gate import GateConfig, GateReport, Shift, compare
@@ -48,6 +47,7 @@ def test_a_file_is_like_itself(kind, tmp_path):
     }
     for shift in report.shifts:
         assert shift.after == shift.before
+        assert not shift.hidden
     assert max(shift.before.value for shift in report.shifts) > 0.2
     report.require()
 
@@ -58,6 +58,7 @@ def test_hidden_gradients_are_found_out(tmp_path):
     assert report.agreement.value >= 0.99
     at = {shift.crafted_on: shift for shift in report.shifts if (shift.attack, shift.epsilon) == ("pgd", 0.3)}
     assert at["itself"].after.value < at["itself"].before.low
+    assert at["itself"].hidden
     assert not at["itself"].holds
     assert at["fp32"].after.value >= at["fp32"].before.low
     assert at["fp32"].holds
@@ -77,19 +78,20 @@ BEFORE = Interval(0.5, 0.4, 0.6)
 
 
 @pytest.mark.parametrize(
-    ("value", "crafted_on", "holds"),
+    ("value", "crafted_on", "hidden", "holds"),
     [
-        (0.4, "itself", True),
-        (0.6, "itself", True),
-        (0.39, "itself", False),
-        (0.61, "itself", False),
-        (0.39, "fp32", True),
-        (0.61, "fp32", False),
+        (0.4, "itself", False, True),
+        (0.6, "itself", False, True),
+        (0.39, "itself", True, False),
+        (0.45, "itself", True, False),
+        (0.61, "itself", False, False),
+        (0.39, "fp32", False, True),
+        (0.61, "fp32", False, False),
     ],
 )
-def test_what_counts_as_moved(value, crafted_on, holds):
+def test_what_counts_as_moved(value, crafted_on, hidden, holds):
     after = Interval(value, value, value)
-    shift = Shift(attack="pgd", epsilon=0.1, crafted_on=crafted_on, before=BEFORE, after=after, images=200)
+    shift = Shift(attack="pgd", epsilon=0.1, crafted_on=crafted_on, before=BEFORE, after=after, hidden=hidden)
     assert shift.holds is holds
     report = replace(REPORT, shifts=(shift,))
     if holds:
@@ -97,14 +99,6 @@ def test_what_counts_as_moved(value, crafted_on, holds):
     else:
         with pytest.raises(GateFailed, match=r"pgd at 0.1 to fool 0.400 to 0.600 of 200 images .*; nothing is written"):
             report.require()
-
-
-@pytest.mark.parametrize(("before", "after", "holds"), [(1, 0, True), (3, 0, True), (40, 30, True), (40, 20, False)])
-def test_fooled_less_by_its_own_gradients_may_be_chance(before, after, holds):
-    moved = {"before": share(before, 200), "after": share(after, 200), "images": 200}
-    assert Shift(attack="fgs", epsilon=0.3, crafted_on="itself", **moved).holds is holds
-    by_chance = fisher_exact([[before, after], [200 - before, 200 - after]], alternative="greater").pvalue
-    assert bool(by_chance >= 0.025) is holds
 
 
 @pytest.mark.parametrize(("same", "holds"), [(995, True), (994, False)])
