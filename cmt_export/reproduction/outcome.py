@@ -52,7 +52,7 @@ def write_outcome(
         for file, content in SECTIONS[name].files(found).items():
             _write(folder / file, content)
     outcome = _Outcome(found, kept, command)
-    document = {**_document(outcome, machine), "command": command, "earlier": list(kept.runs)}
+    document = {**_document(outcome, machine), "command": command, "earlier": outcome.earlier}
     _write(folder / "results.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
     _write(folder / "summary.md", _summary(folder, outcome).encode())
 
@@ -62,7 +62,8 @@ class _Outcome:
 
     def __init__(self, found: Found, kept: Kept, command: str) -> None:
         self.found = found
-        self.commands = tuple(dict.fromkeys([*(run["command"] for run in kept.runs), command]))
+        self.earlier = [run for run in kept.runs if run["command"] != command]
+        self.commands = [*(run["command"] for run in self.earlier), command]
         units = {name: section.units(found.sets) for name, section in SECTIONS.items()}
         self.complete = [
             name for name, needed in units.items() if name in kept.complete or all(map(found.store.find, needed))
@@ -199,7 +200,7 @@ def _network_rows(outcome: _Outcome) -> list[list[str]]:
     rows = []
     for name, network in outcome.networks.items():
         unknown = "" if network["digest"] else NOT_RUN
-        shares = (network.get(key) for key in ("accuracy", "rejected"))
+        shares = (network[key] for key in ("accuracy", "rejected"))
         shown = [unknown if each is None else percent(each, digits=2) for each in shares]
         rows.append([name, *shown, f"`{network['digest'][:12]}`" if network["digest"] else ""])
     return rows

@@ -312,6 +312,31 @@ def test_figures_of_other_options_or_data_are_not_kept(finished, digits, tmp_pat
     assert read_kept(output, other, asked=()) == Kept()
 
 
+def test_the_same_command_again_is_listed_once(finished, digits, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(finished.folder, output, ignore=shutil.ignore_patterns(".work"))
+    again = replace(
+        tiny.make(output, "figure2"), work=finished.folder / ".work", command="cmt reproduce --only figure2"
+    )
+    for _ in range(3):
+        tiny.run(again, digits)
+    document = json.loads((output / "results.json").read_text())
+    assert [run["command"] for run in document["earlier"]] == [finished.reproduction.command]
+    assert (output / "summary.md").read_text().count("--only figure2`") == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("count", "many"), ("count", -1), ("count", 10**6), ("n", None), ("published", "high"), ("name", "word")],
+    ids=str,
+)
+def test_an_outcome_with_a_damaged_figure_keeps_nothing(finished, tmp_path, place, value):
+    document = json.loads((finished.folder / "results.json").read_text())
+    document["cells"]["table3"][0][place] = value
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    assert read_kept(tmp_path, finished.found, asked=("figure2",)) == Kept()
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"set": "digits", "data": 3}'], ids=str)
 def test_what_is_no_outcome_keeps_nothing(finished, tmp_path, text):
     (tmp_path / "results.json").write_text(text)
