@@ -193,10 +193,11 @@ THREATS = (
 
 NAMES = tuple(dict.fromkeys(threat.name for threat in THREATS))
 
-_LEAST_CAP = 0.01
-
 DEFAULT_NAMES = ("nearly-white-box", "grey-box")
 """What is evaluated unless told otherwise: never without an attacker who knows the rule."""
+
+_LEAST_CAP = 0.01
+"""κ of Equation 10 where 0 is asked for: a loss that is cut off at 0 is reached nowhere."""
 
 
 def aim(attack: Attack[Any], threat: Threat, guard: GuardSpec) -> Attack[Any] | None:
@@ -220,8 +221,6 @@ def aim(attack: Attack[Any], threat: Threat, guard: GuardSpec) -> Attack[Any] | 
 
 def aim_by_equation_10(attack: LossAttack, classmap: tuple[int, ...], *, logits: str = "logits") -> LossAttack:
     """Return an attack on the sum of both heads' margins; C&W cuts each off at its κ, as Equation 4 does.
-
-    A loss that is cut off at 0 is reached nowhere, so that κ = 0 is taken for 0.01.
 
     Args:
         attack: Which attack, with every hyper-parameter.

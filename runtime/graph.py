@@ -105,7 +105,10 @@ def _check_nodes(data: memoryview, graph: Tree) -> None:
         if not _is_plain_domain(domain):
             raise ModelError(f"node {operator}: expected an ai.onnx operator, got one of {domain}; export it again")
         if operator in REFUSED or _drops_at_random(node, operator):
-            raise ModelError(f"node {operator}: expected an answer that is always the same, got chance or a loop")
+            raise ModelError(
+                f"node {operator}: expected an answer that is always the same and always comes, got chance or a loop"
+                "; export it without this operator"
+            )
         for attribute in node.get(5, []):
             for subgraph in _subgraphs(attribute):
                 _check_nodes(data, subgraph)

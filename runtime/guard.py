@@ -125,8 +125,7 @@ class Guard:
         Raises:
             UsageError: `batch` is below 1 or above 65,536, or the guard is closed.
         """
-        if not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH:
-            raise UsageError(f"batch: expected a whole number from 1 to {LARGEST_BATCH}, got {batch!a:.80}")
+        check_batch(batch)
         self.classify(np.zeros((batch, *self.spec.input_shape), np.uint8))
 
     def close(self) -> None:
@@ -224,6 +223,16 @@ class Guard:
             robust_logits=outputs[4] if len(outputs) == 5 else None,
             classes=self.spec.classes,
         )
+
+
+def check_batch(batch: int) -> None:
+    """Refuse what is no number of images to run at once.
+
+    Raises:
+        UsageError: It is no whole number in [1, 65,536].
+    """
+    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH:
+        raise UsageError(f"batch: expected a whole number from 1 to {LARGEST_BATCH}, got {batch!a:.80}")
 
 
 def _contiguous(images: Images) -> Images:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from runtime.cpus import usable_cpus
 from runtime.errors import ImageError, UsageError
-from runtime.guard import LARGEST_BATCH
+from runtime.guard import check_batch
 from runtime.images import CHANNELS, read
 from runtime.ordered import ordered_map
 from runtime.spec import GuardSpec
@@ -117,7 +117,7 @@ def classify_files(guard: Guard, paths: Iterable[Path], *, batch: int) -> Iterat
         UsageError: `batch` is out of range, the guard takes neither grey nor RGB images, or it is closed.
         ModelError: As for `Guard.classify`.
     """
-    check_batch(guard, batch)
+    check_files(guard, batch)
 
     def decode(path: Path) -> Decoded:
         try:
@@ -132,14 +132,13 @@ def classify_files(guard: Guard, paths: Iterable[Path], *, batch: int) -> Iterat
                 yield from judge(guard, block, batch)
 
 
-def check_batch(guard: Guard, batch: int) -> None:
+def check_files(guard: Guard, batch: int) -> None:
     """Find out before any work whether files can be scored so.
 
     Raises:
         UsageError: `batch` is out of range, or the guard takes neither grey nor RGB images.
     """
-    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH:
-        raise UsageError(f"batch: expected a whole number from 1 to {LARGEST_BATCH}, got {batch!a:.80}")
+    check_batch(batch)
     if guard.spec.input.channels not in CHANNELS:
         raise UsageError(
             f"expected a guard of 1 or 3 channels, got {guard.spec.input.channels}; pass arrays to classify"

@@ -22,7 +22,7 @@ from runtime.errors import CmtError, UsageError
 from runtime.guard import BATCH, Guard
 from runtime.inputs import Inputs, open_inputs
 from runtime.journal import Job, Journal, Part, parts_folder
-from runtime.rows import check_batch
+from runtime.rows import check_files
 from runtime.sinks import Columns, format_for
 from runtime.sorting import SortPlan, scratch_for
 from runtime.summary import Outcome, Summary, Tally, summarize
@@ -89,7 +89,7 @@ def score_folder(
         CmtError: The output cannot be written.
         ModelError: As for `Guard.classify`.
     """
-    check_batch(guard, batch)
+    check_files(guard, batch)
     inputs = open_inputs(os.fspath(folder), spec=guard.spec.input, leave_out=own_files(output))
     engine = partial(in_threads, threads=usable_cpus())
     options = ScoreOptions(logits=logits, batch=batch)
@@ -128,7 +128,7 @@ def score(
         ModelError: The run to go on from had another model; or as for `Guard.classify`.
         CmtError: The output cannot be written, or too many inputs failed.
     """
-    check_batch(guard, options.batch)
+    check_files(guard, options.batch)
     form = format_for(output)
     check_places(inputs, output, options)
     columns = Columns(model=guard.digest, logits=options.logits)
