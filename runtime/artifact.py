@@ -9,7 +9,7 @@ import os
 import struct
 from typing import TypeAlias
 
-from runtime.digests import digest, graph_digest, take_digests
+from runtime.digests import digest, graph_digest, sha256, take_digests
 from runtime.errors import ModelError, StaleError, UsageError, one_line
 from runtime.files import open_regular
 from runtime.graph import BOOL, FLOAT, INT32, INT64, UINT8, Graph, Shape, read_graph
@@ -114,12 +114,11 @@ def _check_pin(model: bytes, pin: str) -> None:
     """Refuse another file before anything looks into it."""
     if not is_sha256(pin.lower() if isinstance(pin, str) else pin):
         raise UsageError(f"sha256: expected 64 hexadecimal digits, got {str(pin)!a:.80}; `sha256sum` prints them")
-    import hashlib
     import hmac  # only pinned files pay for it
 
-    sha256 = hashlib.sha256(model).hexdigest()
-    if not hmac.compare_digest(sha256, pin.lower()):
-        raise ModelError(f"expected the pinned SHA-256 {pin.lower()}, got {sha256}; this is another file")
+    got = sha256(model).hexdigest()
+    if not hmac.compare_digest(got, pin.lower()):
+        raise ModelError(f"expected the pinned SHA-256 {pin.lower()}, got {got}; this is another file")
 
 
 def _check_tensors(graph: Graph, spec: GuardSpec) -> None:

@@ -44,26 +44,30 @@ def check_answer(verdicts: Verdicts, n: int, spec: GuardSpec, *, threshold: floa
         ModelError: An output has another shape, a label or a confidence is out of range, or a row is accepted that has
             no label, too low a confidence, or logits that name another label or another pair.
     """
-    logits, k = verdicts.logits, len(verdicts.classes)
-    robust = logits if verdicts.robust_logits is None else verdicts.robust_logits
-    shapes = verdicts.labels.shape, verdicts.accepted.shape, verdicts.confidence.shape, logits.shape, robust.shape
-    if shapes != ((n,), (n,), (n,), (n, k), (n, k)):
+    labels, accepted, confidence = verdicts.labels, verdicts.accepted, verdicts.confidence
+    logits, robust, k = verdicts.logits, verdicts.robust_logits, len(verdicts.classes)
+    heads = logits.shape if robust is None else robust.shape
+    if not (labels.shape == accepted.shape == confidence.shape == (n,) and logits.shape == heads == (n, k)):
+        shapes = labels.shape, accepted.shape, confidence.shape, logits.shape, heads
         raise ModelError(f"expected outputs for {n} images, got the shapes {shapes}; export the file again")
-    labels, confidence = verdicts.labels.tolist(), verdicts.confidence.tolist()
-    if not (min(confidence) >= 0 and max(confidence) <= HIGHEST and sum(confidence) <= n * HIGHEST):  # the sum has NaN
-        raise ModelError("expected confidences in [0, 1], got others; export the file again")
-    if min(labels) < -1 or max(labels) >= k:
-        raise ModelError(f"expected labels in 0..{k - 1}, or -1, got others; export the file again")
     classmap = spec.classmap
-    for row, accepted in enumerate(verdicts.accepted.tolist()):
-        if accepted:
-            label = labels[row]
-            follows = label >= 0 and confidence[row] >= threshold and _is_largest(logits[row].tolist(), label)
-            if not follows or (classmap and not _is_largest(robust[row].tolist(), classmap[label])):
-                raise ModelError(
-                    f"expected a row to be rejected that the rule {spec.rule} rejects, got it accepted: {verdicts[row]}"
-                    "; export the file again"
-                )
+    for row, (label, kept, score) in enumerate(
+        zip(labels.tolist(), accepted.tolist(), confidence.tolist(), strict=True)
+    ):
+        if not 0 <= score <= HIGHEST:
+            raise ModelError(f"expected confidences in [0, 1], got {score}; export the file again")
+        if not -1 <= label < k:
+            raise ModelError(f"expected labels in 0..{k - 1}, or -1, got {label}; export the file again")
+        if kept and not (
+            label >= 0
+            and score >= threshold
+            and _is_largest(logits[row].tolist(), label)
+            and (robust is None or classmap is None or _is_largest(robust[row].tolist(), classmap[label]))
+        ):
+            raise ModelError(
+                f"expected a row to be rejected that the rule {spec.rule} rejects, got it accepted: {verdicts[row]}"
+                "; export the file again"
+            )
 
 
 def _is_largest(logits: list[float], label: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
 
 def usable_cpus(root: str | os.PathLike[str] = "/") -> int:
@@ -33,31 +32,31 @@ def cgroup_cpus(root: str | os.PathLike[str] = "/") -> float | None:
     Args:
         root: Folder that holds `proc` and `sys`; another one only in tests.
     """
-    mount = Path(root, "sys/fs/cgroup")
+    mount = os.path.join(root, "sys/fs/cgroup")
     quotas = []
-    for line in _read(Path(root, "proc/self/cgroup")).splitlines():
+    for line in _read(root, "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers == "":
             quotas += [_quota_v2(folder) for folder in _upwards(mount, path)]
         elif "cpu" in controllers.split(","):
-            for top in {mount / controllers, mount / "cpu"}:
+            for top in {os.path.join(mount, controllers), os.path.join(mount, "cpu")}:
                 quotas += [_quota_v1(folder) for folder in _upwards(top, path)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def _upwards(top: Path, path: str) -> list[Path]:
+def _upwards(top: str, path: str) -> list[str]:
     """Return the folders of a control group and of all its parents; inside a container only `top` may exist."""
     parts = [part for part in path.split("/") if part not in ("", "..")]
-    return [top.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return [os.path.join(top, *parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
-def _quota_v2(folder: Path) -> float | None:
-    quota, period = [*_read(folder / "cpu.max").split(), "max", "0"][:2]
+def _quota_v2(folder: str) -> float | None:
+    quota, period = [*_read(folder, "cpu.max").split(), "max", "0"][:2]
     return _ratio(quota, period)
 
 
-def _quota_v1(folder: Path) -> float | None:
-    return _ratio(_read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip())
+def _quota_v1(folder: str) -> float | None:
+    return _ratio(_read(folder, "cpu.cfs_quota_us").strip(), _read(folder, "cpu.cfs_period_us").strip())
 
 
 def _ratio(quota: str, period: str) -> float | None:
@@ -67,8 +66,9 @@ def _ratio(quota: str, period: str) -> float | None:
     return int(quota) / int(period)
 
 
-def _read(path: Path) -> str:
+def _read(folder: str | os.PathLike[str], name: str) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+            return file.read()
     except OSError:
         return ""

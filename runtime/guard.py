@@ -158,9 +158,11 @@ class Guard:
     def _batch(self, images: Images) -> Images:
         """Return `images` as one contiguous batch, or say exactly what is wrong with them."""
         if isinstance(images, np.ndarray) and images.dtype == UINT8 and not hasattr(images, MASK):
-            n, *shape = images.shape if images.ndim == 4 else (1, *images.shape)
-            if n and shape == self._shape:
-                return images if images.ndim == 4 and images.flags.c_contiguous else _contiguous(images)
+            shape = images.shape
+            if shape[1:] == self._shape and shape[0]:
+                return images if images.flags.c_contiguous else np.ascontiguousarray(images)
+            if shape == self._shape:
+                return np.ascontiguousarray(images[np.newaxis])
         height, width, channels = self._shape
         got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
         got += " with a mask" if hasattr(images, MASK) else ""
@@ -190,7 +192,7 @@ class Guard:
         self.spec: GuardSpec = artifact.spec
         self.digest: str = artifact.spec.digest
         self.sha256: str = artifact.sha256
-        self._shape = [*self.spec.input_shape]
+        self._shape = self.spec.input_shape
         self._threshold = self.spec.threshold32
         self._outputs = ["labels", "accepted", "confidence", "logits"]
         if self.spec.rule == "pair":
@@ -214,15 +216,7 @@ class Guard:
             outputs = session.run(self._outputs, {"images": batch})
         except Exception as error:  # ONNX Runtime has no common base class for what can go wrong
             raise ModelError(f"expected a run on {len(batch)} images, got: {one_line(error)}") from None
-        labels, accepted, confidence, logits = outputs[:4]
-        return Verdicts(
-            labels=labels,
-            accepted=accepted,
-            confidence=confidence,
-            logits=logits,
-            robust_logits=outputs[4] if len(outputs) == 5 else None,
-            classes=self.spec.classes,
-        )
+        return Verdicts(*outputs, classes=self.spec.classes)
 
 
 def check_batch(batch: int) -> None:
@@ -233,10 +227,6 @@ def check_batch(batch: int) -> None:
     """
     if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH:
         raise UsageError(f"batch: expected a whole number from 1 to {LARGEST_BATCH}, got {batch!a:.80}")
-
-
-def _contiguous(images: Images) -> Images:
-    return np.ascontiguousarray(images if images.ndim == 4 else images[np.newaxis])
 
 
 def _restore(source: PathOrBytes, sha256: str, options: dict[str, Any]) -> Guard:

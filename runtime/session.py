@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnxruntime
 
@@ -18,17 +17,20 @@ from runtime.cpus import usable_cpus
 from runtime.errors import DeviceError, ModelError, UsageError, one_line
 from runtime.records import Record
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 InferenceSession: TypeAlias = onnxruntime.InferenceSession
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FATAL_ONLY = 4
 
 
 class _Session(onnxruntime.InferenceSession):  # type: ignore[misc]
-    """A session that never goes on with other providers by itself, and lets go of the file once it is parsed.
+    """A session that never goes on with other providers by itself, lets go of the file once it is parsed, and runs.
 
     Before 1.23 ONNX Runtime has no option for the first. It has none for the second: what it is given it holds while
     it builds the session, when memory peaks, although it works on its own copy. So it is given nothing, and finds the
-    bytes in the attribute where it would have put them.
+    bytes in the attribute where it would have put them. Its own `run` checks in Python what `Guard` has checked.
     """
 
     _enable_fallback = property(lambda self: False, lambda self, wanted: None)
@@ -38,11 +40,16 @@ class _Session(onnxruntime.InferenceSession):  # type: ignore[misc]
         self._held = held
         super().__init__(b"", *args, **options)
         held.clear()  # what a second attempt would have taken
+        self._names = [output.name for output in self.get_outputs()]
 
     def _take(self) -> bytes:
         if not self._held:
             raise ValueError(f"ONNX Runtime {onnxruntime.__version__} asks for the model twice, install an older one")
         return self._held.pop()
+
+    def run(self, output_names: list[str] | None, input_feed: dict[str, Any], run_options: Any = None) -> list[Any]:
+        """Run: without the checks of names and devices, which take a small network 2 % of its time."""
+        return self._sess.run(output_names or self._names, input_feed, run_options)  # type: ignore[no-any-return]
 
 
 class Device(Record):
@@ -191,6 +198,8 @@ def try_provider(model: bytes, provider: str) -> str:
 
 def cuda_library() -> Path:
     """Return where ONNX Runtime keeps its CUDA provider; only builds with CUDA have it."""
+    from pathlib import Path  # 4 ms on Python 3.13, for `cmt doctor` alone
+
     return Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
 
 

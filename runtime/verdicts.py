@@ -51,6 +51,25 @@ class Verdicts(Record):
     robust_logits: FloatArray | None
     classes: tuple[str, ...]
 
+    def __init__(
+        self,
+        labels: Int32Array,
+        accepted: BoolArray,
+        confidence: FloatArray,
+        logits: FloatArray,
+        robust_logits: FloatArray | None = None,
+        *,
+        classes: tuple[str, ...],
+    ) -> None:
+        """Take the outputs in the order of the file; spelt out, as every call makes one."""
+        fields = self.__dict__
+        fields["labels"] = labels
+        fields["accepted"] = accepted
+        fields["confidence"] = confidence
+        fields["logits"] = logits
+        fields["robust_logits"] = robust_logits
+        fields["classes"] = classes
+
     __eq__ = object.__eq__  # arrays compare element by element
     __hash__ = object.__hash__
 
