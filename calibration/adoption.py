@@ -126,9 +126,10 @@ def _images(proto: ModelProto, name: str | None, dataset: Dataset) -> _Images:
         if all(got in (0, size) for got, size in zip(_dims(value)[1:], want, strict=True)):
             return _Images(found, channels_last)
     got = ", ".join(str(size or "?") for size in _dims(value)[1:])
+    fits = dataset.from_files and channels in (_dims(value)[1], _dims(value)[3])
     raise UsageError(
         f"--input {found}: expected {channels} channels of {height} x {width} as in the data, first or last, "
-        f"got (N, {got}); choose other data{', or --size' * dataset.from_files}"
+        f"got (N, {got}); choose other data{', or --size' * fits}"
     )
 
 

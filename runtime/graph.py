@@ -17,6 +17,7 @@ METADATA_KEY = b"cmt.guard"
 IR_VERSIONS = range(8, 11)
 OPSETS = range(18, 22)
 FLOAT, UINT8, INT32, INT64, BOOL = 1, 2, 6, 7, 9
+MAX_RANK = 64
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 REFUSED = (*RANDOM, "Loop")
 """Operators whose answer changes from run to run, or that may never answer."""
@@ -158,9 +159,10 @@ def _check_tensor(data: memoryview, tensor: Tree) -> None:
     name = _text(data, tensor.get(8))
     if tensor.get(14, 0) != 0 or 13 in tensor:
         raise ModelError(f"tensor {name!r}: expected its data in the file, got external data; export one file")
+    shape = _shape(data, tensor)
     size = ITEM_SIZES.get(tensor.get(2, 0))
     if size and 9 in tensor:
-        expected, got = math.prod(_integers(data, tensor.get(1, []))) * size, tensor[9].stop - tensor[9].start
+        expected, got = math.prod(shape) * size, tensor[9].stop - tensor[9].start
         if expected != got:
             raise ModelError(f"tensor {name!r}: expected {expected} bytes for its shape, got {got}; export it again")
 
@@ -177,14 +179,14 @@ def _threshold(data: memoryview, tensor: Tree | None) -> slice:
     if tensor is None:
         raise ModelError("model file: expected the initializer threshold, got none; is this a guard file of cmt?")
     raw: slice | None = tensor.get(9)
-    shape = _integers(data, tensor.get(1, []))
+    shape = _shape(data, tensor)
     if tensor.get(2) != FLOAT or shape or raw is None:
         raise ModelError(f"threshold: expected a float32 scalar as raw data, got type {tensor.get(2)}, shape {shape}")
     return raw
 
 
 def _classmap(data: memoryview, tensor: Tree) -> tuple[int, ...]:
-    shape = _integers(data, tensor.get(1, []))
+    shape = _shape(data, tensor)
     if tensor.get(2) != INT64 or len(shape) != 1 or 9 not in tensor:
         raise ModelError(f"classmap: expected int64 (K,) as raw data, got type {tensor.get(2)} and shape {shape}")
     raw = bytes(data[tensor[9]])
@@ -220,18 +222,20 @@ def _dimension(name: str, dimension: Tree) -> int | None:
     return value
 
 
-def _integers(data: memoryview, values: list[int | slice]) -> list[int]:
-    """Return a repeated integer field, packed or not."""
-    integers = []
-    for value in values:
+def _shape(data: memoryview, tensor: Tree) -> list[int]:
+    """Return the dimensions of a tensor, a repeated integer field, packed or not."""
+    shape: list[int] = []
+    for value in tensor.get(1, []):
         if isinstance(value, int):
-            integers.append(value)
+            shape.append(value)
             continue
         position = value.start
-        while position < value.stop:
+        while position < value.stop and len(shape) <= MAX_RANK:
             number, position = varint(data, position, value.stop)
-            integers.append(number)
-    return integers
+            shape.append(number)
+    if len(shape) > MAX_RANK:
+        raise ModelError(f"tensor: expected at most {MAX_RANK} dimensions, got more; export the file again")
+    return shape
 
 
 def _is_plain_domain(domain: str) -> bool:

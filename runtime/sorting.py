@@ -71,6 +71,7 @@ def place(plan: SortPlan, name: str, source: Source, row: Row) -> None:
         row: Its verdict. A file that could not be used is not accepted, so it is rejected.
 
     Raises:
+        UsageError: It is on another file system than hard links reach.
         CmtError: It cannot be written.
     """
     if "\0" in name:
@@ -82,6 +83,11 @@ def place(plan: SortPlan, name: str, source: Source, row: Row) -> None:
         if _link(plan.link, source, temporary) if plan.link else _copy(source, temporary):
             _move(temporary, folder, name, _inside(name, source))
     except OSError as error:
+        if plan.link == "hard" and error.errno == errno.EXDEV:
+            raise UsageError(
+                f"--link hard: expected images on the file system of {str(plan.folder)!a}, got {name!a:.200} on another"
+                "; use --link symbolic"
+            ) from None
         raise unwritable(folder, error) from None
     finally:
         with suppress(OSError):  # moving one hard link over another leaves both

@@ -330,6 +330,8 @@ def test_a_size_is_recommended_where_it_can_be_fitted(tmp_path):
     found = load_dataset(write_folder(tmp_path))
     with pytest.raises(UsageError, match=r"expected images of 9x8x1 as guard\.onnx takes, got 4x5x1; .* --size 9x8"):
         found.require_shape((9, 8, 1), owner="guard.onnx")
+    with pytest.raises(UsageError, match=r"expected images of 4x5x3 .* got 4x5x1; choose other data"):
+        found.require_shape((4, 5, 3), owner="guard.onnx")
 
 
 @pytest.mark.parametrize("source", ["digits", "d.npz"])

@@ -179,6 +179,16 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: assemble(initializers={"w": raw("w", (LARGE, LARGE), onnx.FLOAT, bytes(4))}),
         "tensor 'w': expected .* bytes for its shape, got 4",
     ),
+    "many dimensions": (
+        lambda: assemble(initializers={"w": raw("w", (2,) * 65, onnx.FLOAT, bytes(4))}),
+        "tensor: expected at most 64 dimensions",
+    ),
+    "many dimensions, packed": (
+        lambda: assemble(
+            initializers={"w": onnx.field(1, b"\x02" * 10**6) + onnx.field(2, onnx.FLOAT) + onnx.field(9, b"")}
+        ),
+        "tensor: expected at most 64 dimensions",
+    ),
     "negative dimension": (
         lambda: assemble(initializers={"w": raw("w", (-1,), onnx.FLOAT, bytes(4))}),
         "tensor 'w': expected .* bytes for its shape",

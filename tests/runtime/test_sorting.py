@@ -42,6 +42,11 @@ def test_images_go_where_their_verdict_says(tmp_path: Path, image: str, link: st
     assert kept.samefile(image) == (link != "")
 
 
+def test_hard_links_stay_on_one_file_system(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="got 'a.png' on another; use --link symbolic"):
+        place(SortPlan(folder=str(tmp_path / "out"), link="hard"), "a.png", "/proc/version", KEPT)
+
+
 def test_content_of_an_archive_is_written(tmp_path: Path) -> None:
     place(SortPlan(folder=str(tmp_path / "out")), "a.png", b"content", KEPT)
     assert tree(tmp_path / "out") == {"accepted/cat/a.png": b"content"}

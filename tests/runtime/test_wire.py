@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.errors import ModelError
-from runtime.wire import MAX_DEPTH, Message, fields, parse, varint
+from runtime.wire import MAX_DEPTH, MAX_FIELDS, Message, fields, parse, varint
 from tests.runtime import onnx_bytes as onnx
 
 LEAF = Message(name="Leaf", varints=frozenset({1}), fixed32=frozenset({2}), bytes=frozenset({3}))
@@ -95,3 +95,11 @@ def test_parse_limits_the_depth() -> None:
     assert parse(memoryview(data), endless)
     with pytest.raises(ModelError, match=f"expected at most {MAX_DEPTH} nested messages"):
         parse(memoryview(onnx.field(1, data)), endless)
+
+
+def test_parse_limits_the_fields_of_all_messages_together() -> None:
+    inside = onnx.field(3, onnx.fields(1, [7] * 9)) * (MAX_FIELDS // 10)
+    nested = Message(name="Nested", lists={3: NESTED})
+    assert parse(memoryview(inside), nested)
+    with pytest.raises(ModelError, match=f"expected at most {MAX_FIELDS} fields"):
+        parse(memoryview(inside + onnx.field(3, b"")), nested)
