@@ -43,7 +43,7 @@ def test_images_go_where_their_verdict_says(tmp_path: Path, image: str, link: st
 
 
 def test_hard_links_stay_on_one_file_system(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="got 'a.png' on another; use --link symbolic"):
+    with pytest.raises(UsageError, match=r"got 'a\.png' on another; use --link symbolic"):
         place(SortPlan(folder=str(tmp_path / "out"), link="hard"), "a.png", "/proc/version", KEPT)
 
 
