@@ -15,7 +15,8 @@ import onnx
 from onnx.utils import Extractor
 
 from calibration.attacks import Budget
-from calibration.pixels import to_images
+from calibration.attacks.deployed import round_within
+from calibration.pixels import to_images, to_pixels
 from runtime.artifact import Artifact
 from runtime.errors import ModelError, UsageError, one_line
 from runtime.guard import Guard
@@ -31,8 +32,6 @@ BATCH = 128
 Source = Literal["pixels", "images"]
 
 OnBatch = Callable[[int], None]
-
-_ROUNDING = 1e-4
 
 
 def _ignore(done: int) -> None:
@@ -131,25 +130,14 @@ def _in_batches(run: Callable[[npt.NDArray[Any]], Verdicts], x: npt.NDArray[Any]
 
 
 def round_to_images(pixels: FloatArray, images: ByteArray, *, budget: Budget | None) -> ByteArray:
-    """Return attacked pixels as 8-bit images that keep the budget.
-
-    Without one, and inside an L-infinity ball, they are the nearest; inside an L2 ball every change is rounded towards
-    the image, which never lengthens it.
+    """Return attacked pixels as 8-bit images that keep the budget: the nearest, or near ones inside the ball.
 
     Args:
         pixels: Attacked, ``(N, C, H, W)`` float32 in [0, 1].
         images: What they were made from, uint8 ``(N, H, W, C)``.
         budget: The ball around `images`; None where the attack has none.
     """
-    rounded = to_images(pixels)
-    if budget is None:
-        return rounded
-    middle = images.astype(np.int16)
-    if budget.norm == "l2":
-        change = 255 * pixels.astype(np.float64).transpose(0, 2, 3, 1) - middle
-        return (middle + np.trunc(change + np.copysign(_ROUNDING, change))).astype(np.uint8)
-    levels = int(np.floor(budget.epsilon * 255 + _ROUNDING))
-    return np.clip(rounded, np.maximum(middle - levels, 0), np.minimum(middle + levels, 255)).astype(np.uint8)
+    return to_images(pixels if budget is None else round_within(pixels, to_pixels(images), budget))
 
 
 def _open(model: bytes) -> bytes:

@@ -20,7 +20,7 @@ from calibration.objectives import CrossEntropy, Objective
 from calibration.objectives.detector import QuietConfidence
 from calibration.objectives.margin import Margin, MarginObjective, PairMargin, SummedMargins
 from calibration.objectives.pool import Expectation, ExpectedMargin
-from calibration.objectives.rule import TargetConfidence, WrongConfidence
+from calibration.objectives.rule import TargetConfidence, wrong_confidence
 from runtime.errors import UsageError
 from runtime.spec import GuardSpec
 
@@ -264,13 +264,13 @@ def aim_at_pool(attack: Attack[Any], threat: Threat, members: Sequence[GuardSpec
 def rehearse(attack: Attack[Any], source: GuardSpec) -> Attack[Any] | None:
     """Return an attack pointed at the rule of the attacker's own file, or None where it has no use for that.
 
-    The rule of a single head adds nothing: its confidence rises with the loss that the reading ``substitute`` ascends.
+    The rule of a single head without a threshold adds nothing to the loss that the reading ``substitute`` ascends.
 
     Args:
         attack: Which attack, with every hyper-parameter.
         source: The attacker's own file.
     """
-    return None if source.rule == "confidence" else aim(attack, _alone(source), source)
+    return None if source.rule == "confidence" and not source.threshold else aim(attack, _alone(source), source)
 
 
 def _alone(guard: GuardSpec) -> Threat:
@@ -288,7 +288,7 @@ def _objective(threat: Threat, guard: GuardSpec, attack: LossAttack) -> Objectiv
         return TargetConfidence(classmap=guard.classmap, logits=threat.logits)
     if margin:
         return PairMargin(classmap=guard.classmap, threshold=guard.threshold, logits=threat.logits)
-    return WrongConfidence(classmap=guard.classmap, logits=threat.logits)
+    return wrong_confidence(guard.classmap, logits=threat.logits)
 
 
 def choose_threats(names: Sequence[str], roles: Collection[Role], *, rule: str, locked: bool) -> tuple[Threat, ...]:

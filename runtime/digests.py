@@ -40,9 +40,12 @@ def sha256(data: bytes | memoryview) -> hashlib._Hash:
     """
     try:
         from _hashlib import openssl_sha256
-    except ImportError:  # a Python without OpenSSL
-        from hashlib import sha256 as openssl_sha256
-    return openssl_sha256(data)
+
+        return openssl_sha256(data)
+    except (ImportError, ValueError):  # a Python without OpenSSL, or one that may not use it
+        import hashlib
+
+        return hashlib.sha256(data)
 
 
 def take_digests(data: memoryview, threshold: slice, document: Mapping[str, Any]) -> Digests:

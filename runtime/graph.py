@@ -96,19 +96,23 @@ def _check_versions(data: memoryview, model: Tree) -> None:
         raise ModelError(f"model file: expected IR version 8 to 10, got {model.get(1)}; export it again with cmt")
     opsets = [(_text(data, entry.get(1)), entry.get(2)) for entry in model.get(8, [])]
     if len(opsets) != 1 or not _is_plain_domain(opsets[0][0]) or opsets[0][1] not in OPSETS:
-        shown = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in opsets) or "none"
-        raise ModelError(f"model file: expected the one operator set ai.onnx 18 to 21, got {shown}; export it again")
+        shown = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in opsets[:4]) or "none"
+        raise ModelError(
+            f"model file: expected the one operator set ai.onnx 18 to 21, got {shown:.200}; export it again"
+        )
 
 
 def _check_nodes(data: memoryview, graph: Tree) -> None:
     for node in graph.get(1, []):
         domain, operator = _text(data, node.get(7)), _text(data, node.get(4))
         if not _is_plain_domain(domain):
-            raise ModelError(f"node {operator}: expected an ai.onnx operator, got one of {domain}; export it again")
+            raise ModelError(
+                f"node {operator:.80}: expected an ai.onnx operator, got one of {domain:.80}; export it again"
+            )
         if operator in REFUSED or _drops_at_random(node, operator):
             raise ModelError(
-                f"node {operator}: expected an answer that is always the same and always comes, got chance or a loop"
-                "; export it without this operator"
+                f"node {operator:.80}: expected an answer that is always the same and always comes, got chance or a "
+                "loop; export it without this operator"
             )
         for attribute in node.get(5, []):
             for subgraph in _subgraphs(attribute):
@@ -158,13 +162,15 @@ def _tensors(graph: Tree) -> Iterator[Tree]:
 def _check_tensor(data: memoryview, tensor: Tree) -> None:
     name = _text(data, tensor.get(8))
     if tensor.get(14, 0) != 0 or 13 in tensor:
-        raise ModelError(f"tensor {name!r}: expected its data in the file, got external data; export one file")
+        raise ModelError(f"tensor {name!a:.80}: expected its data in the file, got external data; export one file")
     shape = _shape(data, tensor)
     size = ITEM_SIZES.get(tensor.get(2, 0))
     if size and 9 in tensor:
         expected, got = math.prod(shape) * size, tensor[9].stop - tensor[9].start
         if expected != got:
-            raise ModelError(f"tensor {name!r}: expected {expected} bytes for its shape, got {got}; export it again")
+            raise ModelError(
+                f"tensor {name!a:.80}: expected {expected} bytes for its shape, got {got}; export it again"
+            )
 
 
 def _initializers(data: memoryview, graph: Tree) -> dict[bytes, Tree]:
@@ -210,14 +216,14 @@ def _value_infos(data: memoryview, infos: list[Tree]) -> dict[str, tuple[int, Sh
         name = _text(data, info.get(1))
         tensor = info.get(2, {}).get(1, {})
         if name in values or 1 not in tensor or 2 not in tensor:
-            raise ModelError(f"{name!r}: expected one tensor with type and shape, got none or two; export it again")
+            raise ModelError(f"{name!a:.80}: expected one tensor with type and shape, got none or two; export it again")
         values[name] = (tensor[1], tuple(_dimension(name, each) for each in tensor[2].get(1, [])))
     return values
 
 
 def _dimension(name: str, dimension: Tree) -> int | None:
     if 1 in dimension and 2 in dimension:
-        raise ModelError(f"{name!r}: expected a number or a symbol as dimension, got both; export the file again")
+        raise ModelError(f"{name!a:.80}: expected a number or a symbol as dimension, got both; export the file again")
     value: int | None = dimension.get(1)
     return value
 

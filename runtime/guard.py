@@ -160,9 +160,9 @@ class Guard:
         if isinstance(images, np.ndarray) and images.dtype == UINT8 and not hasattr(images, MASK):
             shape = images.shape
             if shape[1:] == self._shape and shape[0]:
-                return images if images.flags.c_contiguous else np.ascontiguousarray(images)
+                return images if images.flags.c_contiguous else _contiguous(images)
             if shape == self._shape:
-                return np.ascontiguousarray(images[np.newaxis])
+                return _contiguous(images[np.newaxis])
         height, width, channels = self._shape
         got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
         got += " with a mask" if hasattr(images, MASK) else ""
@@ -227,6 +227,13 @@ def check_batch(batch: int) -> None:
     """
     if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH:
         raise UsageError(f"batch: expected a whole number from 1 to {LARGEST_BATCH}, got {batch!a:.80}")
+
+
+def _contiguous(images: Images) -> Images:
+    try:
+        return np.ascontiguousarray(images)
+    except MemoryError:
+        raise UsageError(f"images: expected a batch that fits into memory, got {len(images)}; pass fewer") from None
 
 
 def _restore(source: PathOrBytes, sha256: str, options: dict[str, Any]) -> Guard:

@@ -40,7 +40,7 @@ NODE = Message(
 DIMENSION = Message(name="Dimension", varints=_numbers(1), bytes=_numbers(2, 3))  # dim_value; dim_param, denotation
 SHAPE = Message(name="TensorShapeProto", lists={1: DIMENSION})
 TENSOR_TYPE = Message(name="TypeProto.Tensor", varints=_numbers(1), messages={2: SHAPE})  # elem_type, shape
-TYPE = Message(name="TypeProto", bytes=_numbers(4, 5, 6, 7, 8, 9), messages={1: TENSOR_TYPE})
+TYPE = Message(name="TypeProto", bytes=_numbers(6), messages={1: TENSOR_TYPE})  # denotation; nothing but tensors
 VALUE_INFO = Message(name="ValueInfoProto", bytes=_numbers(1, 3), many=_numbers(4), messages={2: TYPE})
 GRAPH = Message(
     name="GraphProto",

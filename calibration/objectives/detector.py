@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from calibration.graphs.tape import Tape
-from calibration.objectives.rule import TargetConfidence, WrongConfidence
+from calibration.objectives.rule import LargestConfidence, TargetConfidence
 from runtime.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuietConfidence:
-    """The logarithm of the confidence in wrong labels, less what detectors read beyond their limits.
+    """The logarithm of the confidence in a wrong label, less what detectors read beyond their limits.
 
-    ``log Σ_{t != y} p(t) − λ · Σ_d max(a_d − m, 0)``, or with the confidence of `targets` in the first term. The a_d
+    ``log max_{t != y} p(t) − λ · Σ_d max(a_d − m, 0)``, or with the confidence of `targets` in the first term. The a_d
     are what detectors read as shares of their limits (`anomalies`): the rule accepts at most 1, and m is a little less.
     The first term is bounded by 0, so that it cannot pay for a loud detector for long.
 
@@ -51,8 +51,9 @@ class QuietConfidence:
 
     def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
         """Append its nodes and return the name of the loss ``(N,)``."""
-        kind = TargetConfidence if self.targeted else WrongConfidence
-        confidence = kind(classmap=None).append(tape, logits, classes)
+        confidence = (TargetConfidence(classmap=None) if self.targeted else LargestConfidence()).append(
+            tape, logits, classes
+        )
         beyond = tape.op("Relu", tape.op("Sub", logits["anomalies"], tape.constant(self.limit)))
         loud = tape.op("ReduceSum", beyond, tape.ints(1), keepdims=0)
         return tape.op("Sub", confidence, tape.op("Mul", loud, tape.constant(self.penalty)))

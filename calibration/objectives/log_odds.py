@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from calibration.graphs.tape import Tape
+from calibration.objectives.rows import HIDDEN, largest_but, own_of, soft_largest_but
 from calibration.objectives.rule import Classmap
-
-_HIDDEN = -1e30
-"""Far below every logit, yet finite: infinity times a zero cotangent would be NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +44,7 @@ class LogOdds:
     def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
         """Append its nodes and return the name of the loss ``(N,)``."""
         z, chosen = logits[self.of], tape.input(self.inputs[0], tape.batch, classes)
-        own, others = _chosen(tape, z, chosen), _soft_largest_but(tape, z, chosen)
+        own, others = own_of(tape, z, chosen), soft_largest_but(tape, z, chosen)
         return tape.op("Sub", own, others) if self.targeted else tape.op("Sub", others, own)
 
 
@@ -55,8 +53,9 @@ class PairLogOdds:
     """What the rule that pairs two heads lacks for a label, softly: ``-Σ_heads softplus(κ - log-odds)``.
 
     For a label t the log-odds are those of t in z* and of M[t] in z'. Targeted it is that of `targets`, else the log of
-    the sum of its exponentials over all wrong labels. A head that has κ to spare fades, one that lags behind does not.
-    At κ = 0 it is the logarithm of the confidence that `WrongConfidence` and `TargetConfidence` ascend, but its
+    the sum of its exponentials over all wrong labels; for a single head the largest, for `LargestConfidence` says why.
+    A head that has κ to spare fades, one that lags behind does not.
+    At κ = 0 it is the logarithm of the confidence that `wrong_confidence` and `TargetConfidence` ascend, but its
     derivatives stay exact where a head is sure of the wrong label, which large κ ask for.
 
     Attributes:
@@ -91,23 +90,15 @@ class PairLogOdds:
             lacking = tape.op("Add", lacking, tape.op("Gather", robust, tape.ints(*self.classmap), axis=1))
         value = tape.op("Neg", lacking)
         chosen = tape.input(self.inputs[0], tape.batch, classes)
-        return _chosen(tape, value, chosen) if self.targeted else _soft_largest_but(tape, value, chosen)
+        if self.targeted:
+            return own_of(tape, value, chosen)
+        joined = largest_but if self.classmap is None else soft_largest_but
+        return joined(tape, value, chosen)
 
     def _lacking(self, tape: Tape, z: str, classes: int) -> str:
         """Append ``softplus(κ - log-odds)`` of every class, ``(N, K)``."""
         odds = _log_odds(tape, z, classes)
         return tape.op("Softplus", tape.op("Sub", tape.constant(self.confidence), odds))
-
-
-def _chosen(tape: Tape, rows: str, chosen: str) -> str:
-    """Append the element of each row ``(N, K)`` that a one-hot row chooses, ``(N,)``."""
-    return tape.op("ReduceSum", tape.op("Mul", rows, chosen), tape.ints(1), keepdims=0)
-
-
-def _soft_largest_but(tape: Tape, rows: str, chosen: str) -> str:
-    """Append the soft maximum of each row ``(N, K)`` without the element that a one-hot row chooses, ``(N,)``."""
-    hidden = tape.op("Mul", chosen, tape.constant(_HIDDEN))
-    return tape.op("ReduceLogSumExp", tape.op("Add", rows, hidden), tape.ints(1), keepdims=0)
 
 
 def _log_odds(tape: Tape, z: str, classes: int) -> str:
@@ -118,7 +109,7 @@ def _log_odds(tape: Tape, z: str, classes: int) -> str:
     """
     axis = tape.ints(1)
     top = tape.op("Equal", tape.op("ArgMax", z, axis=1, keepdims=1), tape.ints(*range(classes)))
-    others = tape.op("ReduceLogSumExp", tape.op("Where", top, tape.constant(_HIDDEN), z), axis, keepdims=1)
+    others = tape.op("ReduceLogSumExp", tape.op("Where", top, tape.constant(HIDDEN), z), axis, keepdims=1)
     log_share = tape.op("LogSoftmax", z, axis=1)
     share = tape.op("Where", top, tape.constant(0.0), tape.op("Exp", log_share))
     rest = tape.op("Log", tape.op("Sub", tape.constant(1.0), share))

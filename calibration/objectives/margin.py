@@ -20,14 +20,12 @@ import numpy.typing as npt
 from calibration.graphs.tape import Tape
 from calibration.objectives.log_odds import LogOdds, PairLogOdds
 from calibration.objectives.objective import Objective
+from calibration.objectives.rows import HIDDEN, largest_but, own_of
 from calibration.objectives.rule import Classmap, append_log_confidence
 from runtime.errors import UsageError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-
-_HIDDEN = -1e30
-"""Far below every logit, yet finite: infinity times a zero cotangent would be NaN."""
 
 
 class MarginObjective(Objective, Protocol):
@@ -70,7 +68,7 @@ class Margin:
     def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
         """Append its nodes and return the name of the loss ``(N,)``."""
         z, chosen = logits[self.of], tape.input(self.inputs[0], tape.batch, classes)
-        own, others = _chosen(tape, z, chosen), _largest_but(tape, z, chosen)
+        own, others = own_of(tape, z, chosen), largest_but(tape, z, chosen)
         return tape.op("Sub", own, others) if self.targeted else tape.op("Sub", others, own)
 
     def margin(self, logits: Mapping[str, FloatArray], classes: Mapping[str, IntArray]) -> FloatArray:
@@ -142,7 +140,7 @@ class PairMargin:
             terms.append(tape.op("Sub", confidence, tape.constant(math.log(self.threshold))))
         worst = tape.op("Min", *terms)
         chosen = tape.input(self.inputs[0], tape.batch, classes)
-        return _chosen(tape, worst, chosen) if self.targeted else _largest_but(tape, worst, chosen)
+        return own_of(tape, worst, chosen) if self.targeted else largest_but(tape, worst, chosen)
 
     def margin(self, logits: Mapping[str, FloatArray], classes: Mapping[str, IntArray]) -> FloatArray:
         """Return its values ``(n,)``."""
@@ -215,7 +213,7 @@ class SummedMargins:
         terms = []
         for name, chosen, weight in zip(self.reads, (target, partner), self.weights, strict=True):
             z = logits[name]
-            margin = tape.op("Sub", _chosen(tape, z, chosen), _largest_but(tape, z, chosen))
+            margin = tape.op("Sub", own_of(tape, z, chosen), largest_but(tape, z, chosen))
             if self.cap is not None:
                 margin = tape.op("Min", margin, tape.constant(self.cap))
             terms.append(tape.op("Mul", margin, tape.constant(weight)))
@@ -238,17 +236,6 @@ class SummedMargins:
         return self
 
 
-def _chosen(tape: Tape, rows: str, chosen: str) -> str:
-    """Append the element of each row ``(N, K)`` that a one-hot row chooses, ``(N,)``."""
-    return tape.op("ReduceSum", tape.op("Mul", rows, chosen), tape.ints(1), keepdims=0)
-
-
-def _largest_but(tape: Tape, rows: str, chosen: str) -> str:
-    """Append the largest element of each row ``(N, K)`` but the one that a one-hot row chooses, ``(N,)``."""
-    hidden = tape.op("Mul", chosen, tape.constant(_HIDDEN))
-    return tape.op("ReduceMax", tape.op("Add", rows, hidden), tape.ints(1), keepdims=0)
-
-
 def _margins(tape: Tape, z: str, classes: int) -> str:
     """Append ``z_t - max_{j != t} z_j`` for every class t, ``(N, K)``.
 
@@ -258,7 +245,7 @@ def _margins(tape: Tape, z: str, classes: int) -> str:
     axis = tape.ints(1)
     top = tape.op("Equal", tape.op("ArgMax", z, axis=1, keepdims=1), tape.ints(*range(classes)))
     first = tape.op("ReduceMax", z, axis, keepdims=1)
-    second = tape.op("ReduceMax", tape.op("Where", top, tape.constant(_HIDDEN), z), axis, keepdims=1)
+    second = tape.op("ReduceMax", tape.op("Where", top, tape.constant(HIDDEN), z), axis, keepdims=1)
     return tape.op("Sub", z, tape.op("Where", top, second, first))
 
 
@@ -266,7 +253,7 @@ def _split(rows: FloatArray, labels: IntArray) -> tuple[FloatArray, FloatArray]:
     """Return the element of each row ``(n, K)`` that a label names, ``(n,)``, and the rows with that one hidden."""
     places = np.arange(len(rows))
     others = rows.copy()
-    others[places, labels] = _HIDDEN
+    others[places, labels] = HIDDEN
     return rows[places, labels], others
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.graphs.tape import Tape
+from calibration.objectives.rows import own_of, soft_largest_but
 from runtime.errors import UsageError
 
 FloatArray = npt.NDArray[np.float32]
@@ -77,11 +78,7 @@ class CrossEntropy:
         """Append its nodes and return the name of the loss ``(N,)``."""
         z = logits[self.of]
         chosen = tape.input(self.inputs[0], tape.batch, classes)
-        last = tape.ints(1)
-        own = tape.op("ReduceSum", tape.op("Mul", z, chosen), last, keepdims=0)
-        # Far below every logit, yet finite: infinity times a zero cotangent would be NaN.
-        hidden = tape.op("Mul", chosen, tape.constant(-1e30))
-        others = tape.op("ReduceLogSumExp", tape.op("Add", z, hidden), last, keepdims=0)
+        own, others = own_of(tape, z, chosen), soft_largest_but(tape, z, chosen)
         loss = tape.op("Softplus", tape.op("Sub", others, own))
         return tape.op("Neg", loss) if self.targeted else loss
 

@@ -6,31 +6,42 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from calibration.graphs.tape import Tape
+from calibration.objectives.rows import largest_but, own_of, soft_largest_but
 
 Classmap = tuple[int, ...] | None
 """M of a file whose rule pairs two heads; None for a single head."""
 
 
+def wrong_confidence(classmap: Classmap, *, logits: str = "logits") -> WrongConfidence | LargestConfidence:
+    """Return what to ascend for any wrong label, by the number of heads.
+
+    Args:
+        classmap: M of the file under attack, or None for a single head.
+        logits: The tensor that plays z*.
+    """
+    return LargestConfidence(of=logits) if classmap is None else WrongConfidence(classmap=classmap, logits=logits)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WrongConfidence:
-    """The logarithm of the confidence that the rule finds in all wrong labels together.
+    """The logarithm of the confidence that a rule which pairs two heads finds in all wrong labels together.
 
-    ``log Σ_{t != y} p*(t) · p'(M[t])`` with p* = softmax(logits) and p' = softmax(robust_logits); with a single head
-    ``log Σ_{t != y} p*(t)``. It approaches 0 exactly where a wrong label is accepted, whatever the threshold.
+    ``log Σ_{t != y} p*(t) · p'(M[t])`` with p* = softmax(logits) and p' = softmax(robust_logits). It approaches 0
+    exactly where a wrong label is accepted, whatever the threshold.
 
     Each head has its own normalised share in it, so that the head that lags behind has the larger derivative. A sum of
     two logit differences, as in the paper's Eq. 10, lets the easy head pay for the other one. Everything stays in
     logarithms: the shares of wrong labels underflow on confident images, and that would look like gradient masking.
 
     Attributes:
-        classmap: M of the file under attack, or None for a single head.
+        classmap: M of the file under attack.
         logits: The tensor that plays z*; ``unlocked_logits`` reads it before the gradient lock.
 
     Source: Stutz et al. 2020 (CCAT), section 4: the attack there ascends the largest confidence of a wrong label. Here
         the confidence is that of the rule, and a sum stands for the maximum.
     """
 
-    classmap: Classmap
+    classmap: tuple[int, ...]
     logits: str = "logits"
 
     @property
@@ -46,23 +57,52 @@ class WrongConfidence:
     def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
         """Append its nodes and return the name of the loss ``(N,)``."""
         confidence = append_log_confidence(tape, [logits[name] for name in self.reads], self.classmap)
-        # Far below every logit, yet finite: infinity times a zero cotangent would be NaN.
-        hidden = tape.op("Mul", tape.input("labels", tape.batch, classes), tape.constant(-1e30))
-        return tape.op("ReduceLogSumExp", tape.op("Add", confidence, hidden), tape.ints(1), keepdims=0)
+        return soft_largest_but(tape, confidence, tape.input("labels", tape.batch, classes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargestConfidence:
+    """The logarithm of the largest confidence of a single head in a wrong label: ``log max_{t != y} p(t)``.
+
+    A sum would not do, as it does for two heads: ``log Σ p(t)`` is as near to 0 where wrong labels share everything
+    evenly, which a threshold rejects, as where one of them has it all.
+
+    Attributes:
+        of: The logits tensor.
+
+    Source: Stutz et al. 2020 (CCAT), section 4.
+    """
+
+    of: str = "logits"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the logits tensors it reads."""
+        return (self.of,)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of its inputs."""
+        return ("labels",)
+
+    def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
+        """Append its nodes and return the name of the loss ``(N,)``."""
+        confidence = append_log_confidence(tape, [logits[self.of]], None)
+        return largest_but(tape, confidence, tape.input("labels", tape.batch, classes))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetConfidence:
     """The logarithm of the confidence that the rule finds in one target label: ``log p*(t) + log p'(M[t])``.
 
-    It is to a target what `WrongConfidence` is to all wrong labels; with a single head it is ``log p*(t)``. Where it
+    It is to a target what `wrong_confidence` is to any wrong label; with a single head it is ``log p*(t)``. Where it
     reaches the logarithm of the threshold, and each head decides for the target, the rule accepts it.
 
     Attributes:
         classmap: M of the file under attack, or None for a single head.
         logits: The tensor that plays z*; ``unlocked_logits`` reads it before the gradient lock.
 
-    Source: as for `WrongConfidence`, for one label.
+    Source: as for `LargestConfidence`, for one label.
     """
 
     classmap: Classmap
@@ -81,8 +121,7 @@ class TargetConfidence:
     def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
         """Append its nodes and return the name of the loss ``(N,)``."""
         confidence = append_log_confidence(tape, [logits[name] for name in self.reads], self.classmap)
-        chosen = tape.op("Mul", confidence, tape.input("targets", tape.batch, classes))
-        return tape.op("ReduceSum", chosen, tape.ints(1), keepdims=0)
+        return own_of(tape, confidence, tape.input("targets", tape.batch, classes))
 
 
 def append_log_confidence(tape: Tape, heads: Sequence[str], classmap: Classmap) -> str:

@@ -116,8 +116,20 @@ class Results:
         if isinstance(schema, int) and schema not in (1, SCHEMA):
             raise UsageError(f"results: expected schema 1 or {SCHEMA}, got {schema}; use a matching version of cmt")
         results = from_json(cls, upgraded(document) if schema == 1 else document, "results")
+        if schema != 1:
+            results.check_verdicts()
         results.check_figures()
         return results
+
+    def check_verdicts(self) -> None:
+        """Check that nothing lacks the verdicts that its figures are counted from; only files of schema 1 may.
+
+        Raises:
+            UsageError: Something does.
+        """
+        cells = (*self.cells, *(probe.cell for probe in self.probes))
+        if self.data.truth is None or None in (self.benign.verdicts, *(cell.verdicts for cell in cells)):
+            raise UsageError("results: expected labels and a verdict on every image, got none; run `cmt attack` again")
 
     def check_figures(self) -> None:
         """Check that every count, rate, detection figure and worst case follows from the verdicts.

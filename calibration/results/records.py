@@ -14,7 +14,8 @@ from typing import Any
 from calibration.metrics import Counts, Rates
 from calibration.results.detection_figures import DetectionFigures
 from calibration.results.image_columns import ChangeColumns, IntArray, VerdictColumns, unpack_labels
-from runtime.errors import UsageError
+from runtime.errors import ModelError, UsageError
+from runtime.spec import InputSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,13 @@ class ModelRecord:
     recipe: Mapping[str, Any]
     training: Mapping[str, Any]
     input: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Check what reports show one by one: the input."""
+        try:
+            InputSpec(**self.input)
+        except (ModelError, TypeError) as error:
+            raise UsageError(f"model.input: expected that of a guard file, got: {error}; attack again") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,10 +296,10 @@ class Cell:
     examples: tuple[Example, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a budget that no float can hold; everything else about parameters is the attack's own."""
-        epsilon = self.parameters.get("epsilon")
-        if isinstance(epsilon, int) and epsilon > sys.float_info.max:
-            raise UsageError("parameters: expected epsilon as a number, got one beyond all floats; attack again")
+        """Refuse a budget that is no number; everything else about parameters is the attack's own."""
+        epsilon = self.parameters.get("epsilon", 0.0)
+        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon <= sys.float_info.max:
+            raise UsageError(f"parameters: expected epsilon as a number from 0, got {epsilon!a:.40}; attack again")
 
 
 @dataclass(frozen=True, kw_only=True)

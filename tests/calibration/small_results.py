@@ -106,7 +106,7 @@ def results(*cells, complete=True, **others):
             precision="fp32",
             recipe={"lock": "trained"},
             training={"data": HASH},
-            input={"height": 6, "width": 5, "channels": 1},
+            input={"height": 6, "width": 5, "channels": 1, "resize": "none", "max_pixels": 9999},
         ),
         "data": DataRecord(
             name="digits",

@@ -11,7 +11,7 @@ from calibration.attacks.square import Square
 from calibration.objectives import CROSS_ENTROPY
 from calibration.objectives.detector import QuietConfidence
 from calibration.objectives.margin import Margin, PairMargin, SummedMargins
-from calibration.objectives.rule import WrongConfidence
+from calibration.objectives.rule import LargestConfidence, WrongConfidence
 from calibration.threats import DEFAULT_NAMES, NAMES, THREATS, aim, choose_threats, rehearse
 from runtime.errors import UsageError
 
@@ -125,20 +125,21 @@ def test_a_detector_has_to_stay_quiet_and_has_no_margin():
 
 
 @pytest.mark.parametrize(
-    ("rule", "attack", "objective"),
+    ("rule", "threshold", "attack", "objective"),
     [
-        ("pair", FGS, WrongConfidence(classmap=CLASSMAP)),
-        ("pair", CW, PairMargin(classmap=CLASSMAP, threshold=0.25)),
-        ("detector", FGS, QuietConfidence()),
-        ("detector", CW, None),
-        ("confidence", FGS, None),
-        ("pair", FOOL, None),
-        ("pair", SQUARE, None),
+        ("pair", 0.25, FGS, WrongConfidence(classmap=CLASSMAP)),
+        ("pair", 0.25, CW, PairMargin(classmap=CLASSMAP, threshold=0.25)),
+        ("detector", 0.25, FGS, QuietConfidence()),
+        ("detector", 0.25, CW, None),
+        ("confidence", 0.25, FGS, LargestConfidence()),
+        ("confidence", 0.0, FGS, None),
+        ("pair", 0.25, FOOL, None),
+        ("pair", 0.25, SQUARE, None),
     ],
-    ids=["pair", "pair cw", "detector", "detector cw", "single head", "deepfool", "square"],
+    ids=["pair", "pair cw", "detector", "detector cw", "single head", "no threshold", "deepfool", "square"],
 )
-def test_an_attacker_rehearses_on_the_rule_of_his_own_file(rule, attack, objective):
-    source = SimpleNamespace(rule=rule, classmap=CLASSMAP if rule == "pair" else None, threshold=0.25)
+def test_an_attacker_rehearses_on_the_rule_of_his_own_file(rule, threshold, attack, objective):
+    source = SimpleNamespace(rule=rule, classmap=CLASSMAP if rule == "pair" else None, threshold=threshold)
     found = rehearse(attack, source)
     assert found == (None if objective is None else replace(attack, objective=objective))
 

@@ -188,3 +188,9 @@ def test_non_finite_logits_fail_closed(broken: str) -> None:
     assert verdicts.accepted.tolist() == [False, False]
     assert verdicts.confidence[1] == 0
     assert verdicts[1].name == ""
+
+
+def test_a_view_larger_than_memory_is_refused(guard: Guard) -> None:
+    images = np.broadcast_to(np.zeros((1, *guard.spec.input_shape), np.uint8), (2**50, *guard.spec.input_shape))
+    with pytest.raises(UsageError, match=f"expected a batch that fits into memory, got {2**50}; pass fewer"):
+        guard.classify(images)

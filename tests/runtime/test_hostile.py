@@ -47,6 +47,12 @@ def external(location: str) -> bytes:
     return onnx.fields(1, (30, 4)) + onnx.field(2, onnx.FLOAT) + onnx.field(8, "w") + entries + onnx.field(14, 1)
 
 
+def sequence(name: str, kind: int) -> bytes:
+    """A value that is declared as a tensor and, which counts for protobuf, after that as a sequence of them."""
+    tensor = onnx.field(1, onnx.field(1, kind) + onnx.field(2, onnx.field(1, onnx.field(2, "N"))))
+    return onnx.field(1, name) + onnx.field(2, tensor + onnx.field(4, onnx.field(1, tensor)))
+
+
 def in_node(attribute: bytes, operator: str = "Constant", name: str = "spare") -> bytes:
     """The graph with one more node, which carries `attribute`."""
     node = onnx.fields(2, [name]) + onnx.field(4, operator) + onnx.field(5, attribute)
@@ -178,6 +184,11 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "huge dimensions": (
         lambda: assemble(initializers={"w": raw("w", (LARGE, LARGE), onnx.FLOAT, bytes(4))}),
         "tensor 'w': expected .* bytes for its shape, got 4",
+    ),
+    "many operator sets": (lambda: assemble(opsets=[onnx.opset()] * 10**5), "got ai.onnx 18(, ai.onnx 18){3}; export"),
+    "tensor that is a sequence": (
+        lambda: assemble(outputs=[sequence("labels", onnx.INT32), *files.outputs(RECIPE)[1:]]),
+        "TypeProto: expected fields of ONNX IR version 10, got field 4",
     ),
     "many dimensions": (
         lambda: assemble(initializers={"w": raw("w", (2,) * 65, onnx.FLOAT, bytes(4))}),

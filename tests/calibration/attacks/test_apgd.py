@@ -7,7 +7,7 @@ from calibration.attacks.igs import Igs
 from calibration.gradients import GradientGraph
 from calibration.objectives import CROSS_ENTROPY, CrossEntropy
 from calibration.objectives.margin import PairMargin
-from calibration.objectives.rule import TargetConfidence, WrongConfidence
+from calibration.objectives.rule import LargestConfidence, TargetConfidence, WrongConfidence
 from calibration.pixels import to_pixels
 from runtime.errors import UsageError
 from tests.calibration.guards import CLASSMAP, dataset, guard_file
@@ -254,8 +254,8 @@ def test_it_fools_a_rule_through_its_margin_and_its_confidence():
             "expected widest as a multiple of epsilon from 1 to 1000, got 0.5",
         ),
         (
-            {"epsilon": 0.1, "all_targets": True, "objective": WrongConfidence(classmap=None)},
-            "expected a targeted objective for all_targets, got WrongConfidence",
+            {"epsilon": 0.1, "all_targets": True, "objective": LargestConfidence()},
+            "expected a targeted objective for all_targets, got LargestConfidence",
         ),
     ],
     ids=["epsilon", "steps", "restarts", "seed", "widest", "targets"],

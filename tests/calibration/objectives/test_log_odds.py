@@ -6,7 +6,7 @@ import torch
 from calibration.gradients import GradientGraph
 from calibration.objectives.log_odds import LogOdds, PairLogOdds
 from calibration.objectives.margin import Margin
-from calibration.objectives.rule import TargetConfidence, WrongConfidence
+from calibration.objectives.rule import TargetConfidence, WrongConfidence, wrong_confidence
 from tests.calibration.guards import CLASSMAP
 
 K = 4
@@ -50,7 +50,8 @@ def definition(objective, z, label):
         return odds if objective.targeted else -odds
     if objective.targeted:
         return pair_of(z, label, objective)
-    return torch.logsumexp(torch.stack([pair_of(z, t, objective) for t in range(K) if t != label]), 0)
+    others = torch.stack([pair_of(z, t, objective) for t in range(K) if t != label])
+    return others.max() if objective.classmap is None else torch.logsumexp(others, 0)
 
 
 @pytest.mark.parametrize("lead", [-60.0, -5.0, 0.0, 5.0, 60.0, 300.0])
@@ -79,7 +80,7 @@ def test_value_and_gradient_equal_torch(halves, objective, lead):
 @pytest.mark.parametrize("classmap", [CLASSMAP, None], ids=["pair", "single head"])
 def test_at_confidence_zero_it_is_the_logarithm_of_the_confidence(halves, classmap):
     z, labels = sample(0.0)
-    wrong = halves.value_and_gradient(WrongConfidence(classmap=classmap), z, labels=labels)
+    wrong = halves.value_and_gradient(wrong_confidence(classmap), z, labels=labels)
     found = halves.value_and_gradient(PairLogOdds(classmap=classmap), z, labels=labels)
     np.testing.assert_allclose(found.loss, wrong.loss, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.gradient, wrong.gradient, rtol=1e-4, atol=1e-6)

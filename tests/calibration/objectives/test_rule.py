@@ -5,7 +5,7 @@ import torch
 
 from calibration.gradients import GradientGraph
 from calibration.judge import Judge
-from calibration.objectives.rule import TargetConfidence, WrongConfidence
+from calibration.objectives.rule import LargestConfidence, TargetConfidence, WrongConfidence, wrong_confidence
 from calibration.pixels import to_pixels
 from runtime.artifact import read_artifact
 from tests.calibration.guards import CLASSMAP, dataset, guard_file
@@ -33,7 +33,8 @@ def torch_loss(z, labels, classmap):
         terms = [
             first[row, t] + (second[row, classmap[t]] if classmap is not None else 0) for t in range(4) if t != label
         ]
-        rows.append(torch.logsumexp(torch.stack(terms), dim=0))
+        together = torch.stack(terms)
+        rows.append(together.max() if classmap is None else torch.logsumexp(together, dim=0))
     return torch.stack(rows)
 
 
@@ -48,7 +49,7 @@ def test_loss_and_gradient_equal_torch(halves, classmap, margin):
     exact = torch.tensor(z, dtype=torch.float64, requires_grad=True)
     expected = torch_loss(exact, labels, classmap)
     expected.sum().backward()
-    found = halves.value_and_gradient(WrongConfidence(classmap=classmap), z, labels=labels)
+    found = halves.value_and_gradient(wrong_confidence(classmap), z, labels=labels)
     np.testing.assert_allclose(found.loss, expected.detach(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.gradient, exact.grad, rtol=1e-4, atol=1e-6)
 
@@ -99,6 +100,14 @@ def test_shares_that_underflow_still_have_a_gradient(halves):
     assert found.gradient[0, 5] == pytest.approx(-1, rel=1e-4)
 
 
+def test_wrong_labels_that_share_everything_evenly_are_no_success_of_a_single_head(halves):
+    """A threshold rejects them: to be accepted one of them has to win, and the gradient must say so."""
+    z = np.array([[-30.0, 0, 0, 1e-3, 0, 0, 0, 0]], dtype=np.float32)
+    found = halves.value_and_gradient(LargestConfidence(), z, labels=np.array([0]))
+    assert found.loss[0] == pytest.approx(-np.log(3), rel=1e-3)
+    np.testing.assert_allclose(found.gradient[0, :4], [0, -1 / 3, -1 / 3, 2 / 3], atol=1e-3)
+
+
 def test_the_head_that_lags_behind_has_the_larger_gradient(halves):
     """Label 1 has won Z*, but Z' still pairs with label 0."""
     z = np.array([[0, 30.0, 0, 0, 0, 30.0, 0, 0]], dtype=np.float32)
@@ -124,6 +133,6 @@ def test_its_exponential_is_the_confidence_that_the_file_reports_in_a_mistake():
     ids=["pair", "single head"],
 )
 def test_reads_the_heads_of_the_rule(classmap, reads):
-    objective = WrongConfidence(classmap=classmap)
+    objective = wrong_confidence(classmap)
     assert (objective.reads, objective.inputs) == (reads, ("labels",))
-    assert len({objective, WrongConfidence(classmap=classmap)}) == 1
+    assert len({objective, wrong_confidence(classmap)}) == 1

@@ -11,7 +11,7 @@ from calibration.gradients import GradientGraph
 from calibration.objectives import CrossEntropy
 from calibration.objectives.margin import PairMargin
 from calibration.objectives.pool import Expectation, ExpectedMargin, member_tensor
-from calibration.objectives.rule import WrongConfidence
+from calibration.objectives.rule import LargestConfidence, WrongConfidence
 from calibration.pixels import to_pixels
 from calibration.pools import DeployedPool, open_pool
 from calibration.threats import THREATS, aim, aim_at_pool
@@ -55,7 +55,7 @@ def sample():
 OBJECTIVES = (
     WrongConfidence(classmap=CLASSMAP),
     WrongConfidence(classmap=CLASSMAP),
-    WrongConfidence(classmap=None),
+    LargestConfidence(),
 )
 MARGINS = (
     PairMargin(classmap=CLASSMAP),

@@ -40,7 +40,6 @@ def test_undefined_error_is_null():
     nothing = Counts(n=3, correct=0, rejected=3, fooled=0, right_label=0)
     found = replace(results(), benign=Score(counts=nothing, rates=rate(nothing), verdicts=None))
     assert found.to_json()["benign"]["rates"]["error_when_accepted"] is None
-    assert Results.from_json(found.to_json()) == found
 
 
 def test_cells_are_sorted_adaptive_first_then_strongest_then_by_what_they_fool():
@@ -146,7 +145,6 @@ def test_files_of_schema_1_are_read_without_verdicts():
     assert (read.schema, read.benign.verdicts, read.worst_cases, read.data.truth) == (2, None, (), None)
     assert [one.rates for one in read.cells] == [one.rates for one in found.cells]
     assert all(one.verdicts is None and one.detection is None for one in read.cells)
-    assert Results.from_json(read.to_json()) == read
 
 
 STORED = Path(__file__).parents[3] / "results"

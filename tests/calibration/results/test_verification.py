@@ -104,9 +104,29 @@ def test_rates_of_another_version_of_scipy_are_the_same(tmp_path):
     Results.load(tmp_path / "results.json")
 
 
-def test_an_epsilon_beyond_all_floats_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda one: one["benign"].update(verdicts=None), "labels and a verdict on every", id="benign"),
+        pytest.param(lambda one: one["data"].update(labels=None), "labels and a verdict on every image", id="labels"),
+        pytest.param(
+            lambda one: one["cells"][1].update(verdicts=None, changes=None), "labels and a verdict on", id="an attack"
+        ),
+        pytest.param(
+            lambda one: one["cells"][0]["parameters"].update(epsilon="big"), "epsilon as a number", id="epsilon as text"
+        ),
+        pytest.param(
+            lambda one: one["cells"][0]["parameters"].update(epsilon=10**400), "epsilon as a number", id="huge epsilon"
+        ),
+        pytest.param(lambda one: one["model"].update(input={}), "model.input: expected that of a guard", id="no input"),
+        pytest.param(
+            lambda one: one["model"]["input"].update(height="28"), r"model\.input: .*input\.height", id="height as text"
+        ),
+    ],
+)
+def test_what_figures_and_reports_need_cannot_be_taken_out(change, message, tmp_path):
     document = whole().to_json()
-    document["cells"][0]["parameters"]["epsilon"] = 10**400
+    change(document)
     (tmp_path / "results.json").write_text(json.dumps(document))
-    with pytest.raises(UsageError, match="expected epsilon as a number, got one beyond all floats"):
+    with pytest.raises(UsageError, match=message):
         load_results(tmp_path / "results.json")
