@@ -7,7 +7,8 @@ import re
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
-from runtime.errors import UsageError
+from runtime.causes import about_the_path, remedy
+from runtime.errors import CmtError, UsageError
 from runtime.sorted_entries import identity, sorted_entries
 
 FORMULA_STARTS = ("=", "+", "-", "@")
@@ -20,7 +21,7 @@ def list_files(
 ) -> Iterator[str]:
     """Yield everything in a folder that is no folder, recursively and in the order of the names' bytes.
 
-    Links to folders are followed, except back into a folder they lie in. A subfolder that cannot be listed is yielded
+    Links to folders are followed, except back into a folder they lie in. A subfolder that may not be listed is yielded
     itself, so that it gets a row; so are broken links, pipes and devices. Memory does not grow with the folder.
 
     Args:
@@ -34,11 +35,14 @@ def list_files(
 
     Raises:
         UsageError: `folder` is missing, no folder or cannot be listed.
+        CmtError: The machine cannot list a folder now: a full temporary folder, too many open files, a broken disk.
     """
     root = os.fspath(folder)
     try:
         stack = [("", sorted_entries(root), identity(root))]
     except OSError as error:
+        if not about_the_path(error):
+            raise _out_of_reach(root, error) from None
         got = f"got: {error.strerror}; check the path"
         raise UsageError(f"{root!a}: expected a folder of images, {got}") from None
     wanted = tuple(pattern.split("/"))
@@ -56,15 +60,25 @@ def list_files(
             elif not pattern or _may_hold(relative.split("/"), wanted):
                 path = os.path.join(root, relative)
                 try:
-                    inside, own = sorted_entries(path), identity(path)
-                except OSError:
+                    own = identity(path)
+                    if any(own == above for _, _, above in stack):
+                        continue
+                    stack.append((relative + "/", sorted_entries(path), own))
+                except OSError as error:
+                    if not about_the_path(error):
+                        raise _out_of_reach(path, error) from None
                     yield relative
-                    continue
-                if all(own != above for _, _, above in stack):
-                    stack.append((relative + "/", inside, own))
+                else:
                     break
         else:
             stack.pop()
+
+
+def _out_of_reach(folder: str, error: OSError) -> CmtError:
+    """Return the one line for a folder that the machine cannot list now; a row for it would hide what is in it."""
+    mend = remedy(error, "mend its disk or server, or leave it out with a manifest")
+    place = error.filename or folder
+    return CmtError(f"{place!a}: expected to look into it, got: {error.strerror}; {mend}; the same command goes on")
 
 
 def _real(root: str, relative: str) -> str:

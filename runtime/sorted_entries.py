@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import heapq
+import errno
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing
 from itertools import islice
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
+
+from runtime.causes import about_the_path
+from runtime.spool import Spool
 
 _RUN = 16_384
 """Entries sorted in memory; more are sorted in runs, spooled to an unnamed temporary file, and merged."""
-_READ = 8192
 _FOLDER, _LINK, _OTHER = b"d", b"l", b"o"
 
 
@@ -37,43 +38,30 @@ def sorted_entries(folder: str) -> Iterator[Entry]:
     Memory is bounded: beyond some thousand entries the names are sorted on disk.
 
     Raises:
-        OSError: It is no folder, or cannot be listed.
+        OSError: It is no folder, or cannot be listed; or what a link leads to cannot be told.
+        CmtError: The names cannot be sorted on disk.
     """
-    with os.scandir(folder) as entries:
+    with os.scandir(folder) as entries, ExitStack() as undo:
         records = map(_record, entries)
         first = sorted(islice(records, _RUN))
         if len(first) < _RUN:
             return map(_entry, first)
-        spool = tempfile.TemporaryFile(prefix="cmt-names-")  # noqa: SIM115
-        spans = []
+        spool = undo.enter_context(closing(Spool()))
         while first:
-            start = spool.tell()
-            spool.writelines(record + b"/" for record in first)
-            spans.append((start, spool.tell()))
+            spool.append(first)
             first = sorted(islice(records, _RUN))
-        spool.flush()
-    return _merged(spool, spans)
-
-
-def _merged(spool: BinaryIO, spans: list[tuple[int, int]]) -> Iterator[Entry]:
-    with spool:
-        yield from map(_entry, heapq.merge(*(_run(spool.fileno(), *span) for span in spans)))
-
-
-def _run(descriptor: int, start: int, end: int) -> Iterator[bytes]:
-    rest = b""
-    while start < end:
-        data = os.pread(descriptor, min(_READ, end - start), start)
-        start += len(data)
-        *records, rest = (rest + data).split(b"/")
-        yield from records
+        undo.pop_all()
+    return map(_entry, spool.merged())
 
 
 def _record(entry: os.DirEntry[str]) -> bytes:
     """Return name and kind: a name holds no null byte, so records sort as their names do."""
     kind = _OTHER
-    with suppress(OSError):
+    try:
         kind = _FOLDER if entry.is_dir() else _LINK if entry.is_symlink() else _OTHER
+    except OSError as error:
+        if not about_the_path(error):
+            raise
     return os.fsencode(entry.name) + b"\0" + kind
 
 
@@ -90,5 +78,5 @@ def identity(folder: str) -> tuple[int, int]:
     """
     status = os.stat(folder)
     if not stat.S_ISDIR(status.st_mode):
-        raise NotADirectoryError
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder)
     return status.st_dev, status.st_ino

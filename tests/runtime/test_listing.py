@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from runtime.errors import UsageError
+from runtime.errors import CmtError, UsageError
 from runtime.listing import count_files, key, list_files, split_pattern
+from tests.runtime.privileges import without_privileges
+
+ROOT = Path(__file__).parents[2]
 
 NAMES = {
     "plain.png": "plain.png",
@@ -111,6 +121,75 @@ def test_folders_far_deeper_than_python_may_recurse(tmp_path: Path) -> None:
         Path(folders[-1], "file").unlink()
         for folder in reversed(folders):
             os.rmdir(folder)
+
+
+@contextmanager
+def limited(limit: int, amount: int) -> Iterator[None]:
+    before = resource.getrlimit(limit)
+    resource.setrlimit(limit, (amount, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(limit, before)
+
+
+def test_a_folder_without_permission_is_a_row(public_folder: Path) -> None:
+    (public_folder / "locked").mkdir(mode=0)
+    (public_folder / "z").touch()
+    with without_privileges():
+        assert list(list_files(public_folder)) == ["locked", "z"]
+
+
+@pytest.mark.parametrize("folder", ["", "large"], ids=["top", "below"])
+def test_a_full_temporary_folder_stops_instead_of_hiding_a_large_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.setattr("runtime.sorted_entries._RUN", 4)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for index in range(9):
+        (tmp_path / folder / f"{index:050}").touch()
+    with (
+        limited(resource.RLIMIT_FSIZE, 100),
+        pytest.raises(CmtError, match=r"expected to sort .* File too large") as got,
+    ):
+        list(list_files(tmp_path))
+    assert got.value.exit_code == 1
+    assert "TMPDIR; the same command goes on" in str(got.value)
+    assert len(list(list_files(tmp_path))) == 9
+
+
+@pytest.mark.parametrize("folder", ["", "below"], ids=["top", "below"])
+def test_too_many_open_files_stop(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(exist_ok=True)
+    code = (
+        "import resource, sys\n"
+        "from runtime.listing import list_files\n"
+        "files = list_files(sys.argv[1])\n"
+        "if sys.argv[2]: assert next(files) == 'a'\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "try: print(list(files))\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    (tmp_path / "a").touch()
+    command = [sys.executable, "-c", code, tmp_path, folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    place = os.path.join(tmp_path, folder) if folder else str(tmp_path)
+    assert done.stdout.startswith(f"CmtError '{place}': expected to look into it, got: Too many open files; use fewer")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN])
+def test_a_disk_or_server_that_fails_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(folder: str) -> NoReturn:
+        raise OSError(number, os.strerror(number), folder)
+
+    (tmp_path / "below").mkdir()
+    files = list_files(tmp_path)
+    (tmp_path / "a").touch()
+    assert next(files) == "a"
+    monkeypatch.setattr("runtime.listing.sorted_entries", fail)
+    with pytest.raises(CmtError, match=r"/below': expected to look into it, got: .*; mend its disk or server") as got:
+        list(files)
+    assert got.value.exit_code == 1
 
 
 PATTERNS = {

@@ -291,6 +291,27 @@ def test_a_full_disk_stops_in_one_line_and_the_same_command_goes_on(
     assert (tmp_path / "rows.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_a_full_temporary_folder_costs_no_row_and_the_same_command_goes_on(
+    model_path: Path, folder: Path, tmp_path: Path
+) -> None:
+    """The names of the last folder do not fit where they are sorted: none of its files may be without a row."""
+    large = folder / "zebra"
+    large.mkdir()
+    for index in range(150):
+        (large / f"{index:050}").touch()
+    arguments = command(model_path, folder, tmp_path / "rows.csv")
+    sorting = "import runtime.sorted_entries; runtime.sorted_entries._RUN = 100\n"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+    full = [sorting + limit + CHILD if argument == CHILD else argument for argument in arguments]
+    done = subprocess.run(full, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "expected to sort the names of a large folder there, got: File too large; free some" in done.stderr
+    assert not (tmp_path / "rows.csv").exists()
+    assert call(arguments) == 1
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        paths = [row["path"] for row in csv.DictReader(file)]
+    assert len(paths) == len(set(paths)) == 190
+
+
 def test_an_output_within_the_folder_can_be_gone_on_with(guard: Guard, folder: Path, tmp_path: Path) -> None:
     run(guard, folder, tmp_path / "whole.csv")
     run_until(guard, folder, folder / "rows.csv", 8)

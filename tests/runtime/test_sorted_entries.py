@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,7 +37,7 @@ def test_the_order_of_the_bytes_whatever_fits_in_memory(
     tmp_path: Path, run: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_RUN", run)
-    monkeypatch.setattr(module, "_READ", 3)
+    monkeypatch.setattr("runtime.spool._READ", 3)
     for index, name in enumerate(NAMES):
         (tmp_path / name).mkdir() if index % 2 else (tmp_path / name).touch()
     found = list(sorted_entries(str(tmp_path)))
@@ -62,6 +65,31 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 def test_what_is_no_folder_says_so_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="missing"):
         sorted_entries(str(tmp_path / "missing"))
+
+
+def fail(entry: object, number: int) -> bool:
+    raise OSError(number, os.strerror(number), "link")
+
+
+class Listing(list):  # type: ignore[type-arg]
+    """What `os.scandir` returns."""
+
+    def __enter__(self) -> Listing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ELOOP, errno.EIO, errno.ESTALE, errno.ENOMEM])
+def test_a_link_nobody_can_follow_now_may_lead_to_a_folder(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    link = SimpleNamespace(name="link", is_dir=partial(fail, None, number))
+    monkeypatch.setattr(os, "scandir", lambda folder: Listing([link]))
+    if number in (errno.EACCES, errno.ELOOP):
+        assert list(sorted_entries("folder")) == [Entry("link", False, False)]
+    else:
+        with pytest.raises(OSError, match="link"):
+            sorted_entries("folder")
 
 
 def test_memory_does_not_grow_with_the_folder(tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import spool as module
+from runtime.errors import CmtError
+from runtime.spool import Spool
+
+ROOT = Path(__file__).parents[2]
+LINE = "expected to sort the names of a large folder there, got: "
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """Let no file of this process grow beyond 100 bytes: writing fails in the middle, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("read", [1, 3, 8192])
+def test_runs_are_merged(read: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_READ", read)
+    spool = Spool()
+    for run in ([b"a", b"long record"], [], [b"b", b"z"], [b"a\n"]):
+        spool.append(run)
+    assert list(spool.merged()) == [b"a", b"a\n", b"b", b"long record", b"z"]
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_folder_is_one_line_that_names_it() -> None:
+    spool = Spool()
+    with pytest.raises(CmtError, match=f"^temporary folder '{tempfile.gettempdir()}': {LINE}File too large; free some"):
+        spool.append([b"name" * 30])
+    spool.close()
+
+
+def test_no_folder_that_takes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    with pytest.raises(CmtError, match=f"^temporary folder: {LINE}No usable temporary directory found .*TMPDIR"):
+        Spool()
+
+
+def test_no_descriptor_left_is_not_taken_for_a_full_folder() -> None:
+    code = (
+        "import resource, tempfile\n"
+        "from runtime.spool import Spool\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "try: Spool()\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("CmtError temporary folder: ")
+    assert "got: Too many open files; use fewer --threads, or allow more open files with ulimit -n" in done.stdout
