@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import click
 
+from cmt_export.standard_output import checked_output
 from runtime.errors import CmtError
 
 COMMANDS = {
@@ -77,9 +78,17 @@ def cmt() -> None:
 def main() -> NoReturn:
     """Run `cmt`: errors on purpose become one line on standard error and the documented exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    with checked_output():
+        code = _run()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> object:
     try:
         # Without the standalone mode, click returns a command's exit code and raises everything else.
-        code = cmt.main(prog_name="cmt", standalone_mode=False)
+        code: object = cmt.main(prog_name="cmt", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except CmtError as error:
         code = _complain(str(error), error.exit_code)
     except click.ClickException as error:
@@ -98,7 +107,7 @@ def main() -> NoReturn:
         code = 1
     except MemoryError:
         code = _complain("expected enough memory, got none left; use smaller batches", 1)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code
 
 
 def _interrupt(*_: object) -> NoReturn:
