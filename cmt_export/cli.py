@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from cmt_export.standard_output import checked_output
+from runtime.causes import MORE_PROCESSES, NO_THREAD, has_run_out, remedy
 from runtime.errors import CmtError
 
 COMMANDS = {
@@ -105,6 +106,14 @@ def _run() -> object:
     except BrokenPipeError:
         sys.stderr.close()
         code = 1
+    except OSError as error:
+        if not has_run_out(error):
+            raise
+        code = _complain(f"expected a machine with room, got: {error.strerror}; {remedy(error, '')}", 1)
+    except RuntimeError as error:
+        if str(error) != NO_THREAD:
+            raise
+        code = _complain(f"expected a machine with room, got: {error}; {MORE_PROCESSES}", 1)
     except MemoryError:
         code = _complain("expected enough memory, got none left; use smaller batches", 1)
     return code

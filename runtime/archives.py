@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import IO, Self, cast
 
+from runtime.causes import remedy
 from runtime.errors import ImageError, UsageError, one_line
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
@@ -38,7 +39,8 @@ def read_archive(archive: str, *, max_bytes: int) -> Iterator[tuple[str, bytes |
         yield from members(archive, max_bytes)
     except OSError as error:
         got = error.strerror or one_line(error)
-        raise UsageError(f"{archive!a}: expected a readable archive, got: {got}") from None
+        mend = remedy(error, "check the path")
+        raise UsageError(f"{archive!a}: expected a readable archive, got: {got}; {mend}") from None
     except Exception as error:  # damaged bytes surface as many things
         raise UsageError(f"{archive!a}: expected an intact archive, got: {one_line(error)}") from None
 

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from runtime.causes import remedy
 from runtime.errors import CmtError, UsageError
 
 
@@ -114,4 +115,5 @@ def _sync(path: Path, flags: int) -> None:
 
 def unwritable(path: str | os.PathLike[str], error: OSError) -> CmtError:
     """Return the one line for a file that cannot be written."""
-    return CmtError(f"{str(path)!a}: expected to write it, got: {error.strerror}; choose another place")
+    mend = remedy(error, "choose another place")
+    return CmtError(f"{str(path)!a}: expected to write it, got: {error.strerror}; {mend}")

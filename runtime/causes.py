@@ -13,10 +13,21 @@ _REMEDIES = {
     errno.ENOMEM: "use fewer --threads, or end other programs",
 }
 
+MORE_PROCESSES = "use fewer --threads, or allow more processes with ulimit -u"
+"""How to mend EAGAIN where a process or a thread was to start; elsewhere it means something else."""
+
+NO_THREAD = "can't start new thread"
+"""What Python's RuntimeError says where the system gives no thread."""
+
 
 def about_the_path(error: OSError) -> bool:
     """Whether an error says something about the path itself, and would come again on a sound machine."""
     return error.errno in _OF_THE_PATH
+
+
+def has_run_out(error: OSError) -> bool:
+    """Whether the machine has run out of something that more of it would mend, whatever was being done."""
+    return error.errno in _REMEDIES
 
 
 def remedy(error: OSError, otherwise: str) -> str:

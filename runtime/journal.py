@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runtime.atomic import atomic_output, unwritable
+from runtime.causes import remedy
 from runtime.errors import CmtError, ModelError, UsageError
 from runtime.summary import Tally, tally_from_json, tally_to_json
 
 _JOB, _LOCK, _PART = "job.json", "lock", "part-{:08}"
+_START_OVER = "use --fresh to start over"
 _OURS = ("part-", ".tmp-")
 
 Job = dict[str, Any]
@@ -142,7 +144,9 @@ class Journal:
             begun = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise _unreadable(path, "the job of these parts", error) from None
+        except (ValueError, RecursionError) as error:
             raise _damaged(path, "the job of these parts", type(error).__name__) from None
         if not isinstance(begun, dict):
             raise _damaged(path, "the job of these parts", type(begun).__name__)
@@ -172,7 +176,7 @@ class Journal:
             with path.open("rb") as file:
                 digest, header, rows = file.readline(), file.readline(), file.read()
         except OSError as error:
-            raise _damaged(path, "a part of an earlier run", type(error).__name__) from None
+            raise _unreadable(path, "a part of an earlier run", error) from None
         if digest != _digest([header, rows]):
             raise _damaged(path, "a part of an earlier run", "one that is cut short or was changed since")
         return header, rows
@@ -186,8 +190,13 @@ def _digest(lines: Sequence[bytes]) -> bytes:
     return digest.hexdigest().encode() + b"\n"
 
 
-def _damaged(path: Path, expected: str, got: str) -> CmtError:
-    return CmtError(f"{str(path)!a}: expected {expected}, got: {got}; use --fresh to start over")
+def _unreadable(path: Path, expected: str, error: OSError) -> CmtError:
+    """Return the one line for what cannot be read; it is not lost where the machine only has run out of something."""
+    return _damaged(path, expected, error.strerror or type(error).__name__, mend=remedy(error, _START_OVER))
+
+
+def _damaged(path: Path, expected: str, got: str, *, mend: str = _START_OVER) -> CmtError:
+    return CmtError(f"{str(path)!a}: expected {expected}, got: {got}; {mend}")
 
 
 def _take(lock: TextIO, output: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import repeat
 from typing import Any, BinaryIO
 
+from runtime.causes import remedy
 from runtime.errors import UsageError, one_line
 from runtime.parquet import pyarrow_parquet
 
@@ -37,7 +38,9 @@ def read_manifest(manifest: str, column: str | None = None) -> Iterator[str]:
             yield path or ""
     except OSError as error:
         got = error.strerror or one_line(error)
-        raise UsageError(f"{manifest!a}: expected a readable manifest, got: {got}; check the path") from None
+        raise UsageError(
+            f"{manifest!a}: expected a readable manifest, got: {got}; {remedy(error, 'check the path')}"
+        ) from None
 
 
 def count_rows(manifest: str) -> int:
@@ -67,7 +70,7 @@ def read_standard_input(*, null: bool = False) -> Iterator[str]:
                 yield os.fsdecode(path)
     except OSError as error:
         got = error.strerror or one_line(error)
-        raise UsageError(f"standard input: expected paths, got: {got}; pipe them in") from None
+        raise UsageError(f"standard input: expected paths, got: {got}; {remedy(error, 'pipe them in')}") from None
 
 
 def _csv_rows(manifest: str, column: str | None) -> Iterator[Any]:

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from runtime.blocks import Block
+from runtime.causes import MORE_PROCESSES, remedy
 from runtime.errors import CmtError
 from runtime.guard import Guard
 from runtime.inputs import Item
@@ -53,7 +54,7 @@ class Worker:
         """Score a block; one that ends the process is tried again without the files that do.
 
         Raises:
-            CmtError: What the child raised, or it ends without any single file being to blame.
+            CmtError: What the child raised, it cannot be started, or ends without any single file being to blame.
         """
         try:
             with self._sending:
@@ -118,18 +119,17 @@ class _Child:
     """
 
     def __init__(self, hello: bytes) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # decoders print what hostile files make them print
-            env={**os.environ, "OMP_NUM_THREADS": "1"},  # numpy starts a thread per processor otherwise
-        )
+        self.process = _spawn()
         self.ended = False
         self._waiting: deque[Future[Any]] = deque()
         self._changing = threading.Lock()
         self._reader = threading.Thread(target=self._read, name="cmt-read", daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except RuntimeError as error:  # how Python says that the system gives no thread
+            self._stop()
+            self._close()
+            raise CmtError(f"a worker: expected a thread to read from it, got: {error}; {MORE_PROCESSES}") from None
         self._write(hello)
 
     def ask(self, request: Block | Item) -> Future[Any]:
@@ -152,9 +152,15 @@ class _Child:
 
     def end(self) -> None:
         """End the process, and wait until it has."""
+        self._stop()
+        self._reader.join()
+        self._close()
+
+    def _stop(self) -> None:
         self.process.kill()
         self.process.wait()
-        self._reader.join()
+
+    def _close(self) -> None:
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             with suppress(OSError):  # what was not sent stays unsent
@@ -185,6 +191,21 @@ class _Child:
             left, self._waiting = self._waiting, deque()
         for asked in left:
             asked.set_exception(DiedError())
+
+
+def _spawn() -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", _START, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # decoders print what hostile files make them print
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # numpy starts a thread per processor otherwise
+        )
+    except OSError as error:
+        raise CmtError(
+            f"a worker: expected to start its process, got: {error.strerror}; {remedy(error, MORE_PROCESSES)}"
+        ) from None
 
 
 def serve() -> None:

@@ -133,7 +133,7 @@ def test_no_archive(tmp_path: Path, name: str, content: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["a.tar", "a.zip"])
 def test_a_missing_archive(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="expected a readable archive, got: No such file"):
+    with pytest.raises(UsageError, match="expected a readable archive, got: No such file or directory; check the path"):
         read(tmp_path / name)
 
 

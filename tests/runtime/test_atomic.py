@@ -137,6 +137,23 @@ def test_a_full_quota_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_too_many_open_files_are_not_blamed_on_the_place(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys\n"
+        "from runtime.atomic import atomic_output\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "try:\n"
+        "    with atomic_output(sys.argv[1]): pass\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "out"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        f"CmtError '{tmp_path}/out': expected to write it, got: Too many open files; use fewer --threads, or allow more"
+        " open files with ulimit -n\n"
+    )
+
+
 def test_a_failed_read_inside_the_block_is_not_taken_for_a_failed_write(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="other"), atomic_output(tmp_path / "out"):
         (tmp_path / "other").read_bytes()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -149,6 +153,44 @@ def test_a_worker_that_always_dies_is_one_line(
     monkeypatch.setattr("runtime.worker._START", "import os, sys; sys.stdin.buffer.read(10); os.abort()")
     with pytest.raises(CmtError, match="expected rows, got a worker that ends, as it does when memory is short"):
         run(partial(in_processes, processes=2), one_thread, items)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EMFILE, "use fewer --threads, or allow more open files with ulimit -n"),
+        (errno.ENFILE, "end other programs, or allow the machine more open files"),
+        (errno.EAGAIN, "use fewer --threads, or allow more processes with ulimit -u"),
+        (errno.ENOMEM, "use fewer --threads, or end other programs"),
+    ],
+)
+def test_a_worker_that_cannot_start_is_one_line(
+    one_thread: Guard, items: list[Item], monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    message = f"^a worker: expected to start its process, got: {os.strerror(number)}; {advice}"
+    with pytest.raises(CmtError, match=message) as got:
+        run(partial(in_processes, processes=2), one_thread, items)
+    assert got.value.exit_code == 1
+
+
+def test_a_worker_nobody_can_listen_to_is_one_line_and_ends(
+    one_thread: Guard, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        if thread.name == "cmt-read":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(CmtError, match=r"a worker: expected a thread .*, got: can't start new thread; use fewer"):
+        run(partial(in_processes, processes=1), one_thread, items)
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    assert not [child for child in children if b"runtime.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_a_mistake_of_ours_shows_where_it_is(

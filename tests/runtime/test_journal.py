@@ -149,9 +149,28 @@ def test_a_part_that_is_no_file_is_one_line(tmp_path: Path) -> None:
     part.mkdir()
     with (
         Journal(tmp_path / "rows.csv", JOB) as journal,
-        pytest.raises(CmtError, match="expected a part of an earlier run, got: IsADirectoryError; use --fresh"),
+        pytest.raises(CmtError, match="expected a part of an earlier run, got: Is a directory; use --fresh"),
     ):
         list(journal.finished())
+
+
+def test_what_cannot_be_read_now_is_not_thrown_away(tmp_path: Path) -> None:
+    """With no descriptor left, --fresh would delete what is intact."""
+    with Journal(tmp_path / "rows.csv", JOB) as journal:
+        journal.append(PART, [b"one\n"])
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from runtime.journal import Journal\n"
+        f"with Journal(Path(sys.argv[1]), {JOB!r}) as journal:\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "    try: list(journal.finished())\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "rows.csv"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("CmtError ")
+    assert "expected a part of an earlier run, got: Too many open files; use fewer --threads, or allow" in done.stdout
 
 
 def test_what_is_not_ours_is_never_deleted(tmp_path: Path) -> None:
