@@ -13,6 +13,7 @@ from runtime.sorted_entries import identity, sorted_entries
 
 FORMULA_STARTS = ("=", "+", "-", "@")
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\\\]")
+_FORMULA = re.compile(rf"(\./)*[{re.escape(''.join(FORMULA_STARTS))}]")
 MAGIC = re.compile(r"[*?\[]")
 
 
@@ -114,14 +115,15 @@ def key(name: str) -> str:
 
     Slashes separate; a backslash is doubled; a byte that is no UTF-8 becomes ``\xNN``, and so does a control
     character (``\uNNNN`` beyond ASCII), so that a key is one line; a name that a spreadsheet would run as a formula
-    starts with ``./``, which names the same file.
+    starts with ``./``, which names the same file. One that would be mistaken for such a key gets another ``./``: in an
+    archive, ``=x`` and ``./=x`` are two members.
 
     Args:
         name: Path below the folder, or as the manifest has it.
     """
     if not (name.isascii() and name.isprintable() and "\\" not in name):
         name = UNSAFE.sub(_escape, name)
-    return "./" + name if name.startswith(FORMULA_STARTS) else name
+    return "./" + name if _FORMULA.match(name) else name
 
 
 def _escape(match: re.Match[str]) -> str:

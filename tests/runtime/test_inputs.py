@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -65,6 +66,25 @@ def test_an_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("=a.png", b"content")
     assert items(str(tmp_path / "a.zip")) == [Item("./=a.png", "=a.png", b"content")]
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_members_that_only_a_folder_would_take_for_one_file_have_a_key_each(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    names = ["=x.png", "./=x.png", "././=x.png", "x.png", "./x.png"]
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as zipped:
+            for name in names:
+                zipped.writestr(name, name)
+    else:
+        with tarfile.open(path, "w") as tarred:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = len(name)
+                tarred.addfile(member, io.BytesIO(name.encode()))
+    found = items(str(path))
+    assert [item.source for item in found] == [name.encode() for name in names]
+    assert [item.key for item in found] == ["./=x.png", "././=x.png", "./././=x.png", "x.png", "./x.png"]
 
 
 def test_standard_input_starts_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,16 +41,26 @@ NAMES = {
     "sub/=inner.png": "sub/=inner.png",
     ".hidden": ".hidden",
 }
+MEMBERS = {
+    **NAMES,
+    "./=x.png": "././=x.png",
+    "=x.png": "./=x.png",
+    "././=x.png": "./././=x.png",
+    ".//=x.png": ".//=x.png",
+    "./plain.png": "./plain.png",
+    "../=x.png": "../=x.png",
+}
+"""Names that no folder has, and an archive or a manifest may have, as well."""
 
 
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
+@pytest.mark.parametrize("name", MEMBERS, ids=ascii)
 def test_keys(name: str) -> None:
-    assert key(name) == NAMES[name]
+    assert key(name) == MEMBERS[name]
 
 
 def test_keys_are_distinct_and_can_be_written() -> None:
-    keys = [key(name) for name in NAMES]
-    assert len(set(keys)) == len(NAMES)
+    keys = [key(name) for name in MEMBERS]
+    assert len(set(keys)) == len(MEMBERS)
     assert all(each.encode("utf-8").decode("utf-8") == each for each in keys)
     assert all(each.splitlines() == [each] for each in keys)
 
