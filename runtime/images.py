@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ImageError, UsageError, one_line
+from runtime.causes import has_run_out, remedy
+from runtime.errors import CmtError, ImageError, UsageError, one_line
 from runtime.fast_jpeg import SMALL_FILE, decode_small_jpeg
 from runtime.files import NotRegularError, max_bytes, open_regular
 from runtime.png import check_chunks, shows_transparent_colour
@@ -54,6 +55,7 @@ def read(source: Source, spec: InputSpec) -> Pixels:
     Raises:
         ImageError: The file cannot be used; its `reason` says why in one word.
         UsageError: `spec` takes neither 1 nor 3 channels, or this process lets Pillow pass truncated images.
+        CmtError: Too many files are open to open this one, which says nothing about it.
     """
     image = _decoded(source, spec.channels, spec.max_pixels)
     return _pixels(_fitted(image, spec.height, spec.width, spec.resize))
@@ -73,6 +75,7 @@ def decode(source: Source, *, channels: int, max_pixels: int) -> Pixels:
     Raises:
         ImageError: The file cannot be used; its `reason` says why in one word.
         UsageError: `channels` is neither 1 nor 3, or this process lets Pillow pass truncated images.
+        CmtError: Too many files are open to open this one, which says nothing about it.
     """
     return _pixels(_decoded(source, channels, max_pixels))
 
@@ -158,6 +161,8 @@ def _open(source: Source, limit: int) -> Iterator[tuple[BinaryIO, int]]:
     except NotRegularError as error:
         raise ImageError(f"expected a regular file, got {error}", reason="not-a-file") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and has_run_out(error):
+            raise CmtError(f"{source!a}: expected to open it, got: {error.strerror}; {remedy(error, '')}") from None
         raise ImageError(f"expected a readable file, got: {one_line(error)}", reason="unreadable") from None
     with file:
         size = _count_bytes(file)

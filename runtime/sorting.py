@@ -13,6 +13,7 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from runtime.atomic import unwritable
+from runtime.causes import has_run_out
 from runtime.errors import UsageError
 from runtime.files import open_regular
 from runtime.inputs import Source
@@ -175,5 +176,7 @@ def _link(kind: str, source: Source, temporary: Path) -> bool:
 def _open(source: Source) -> BinaryIO | None:
     try:
         return open_regular(source) if isinstance(source, str) else None
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and has_run_out(error):
+            raise
         return None

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -50,6 +52,15 @@ def test_hard_links_stay_on_one_file_system(tmp_path: Path) -> None:
 def test_content_of_an_archive_is_written(tmp_path: Path) -> None:
     place(SortPlan(folder=str(tmp_path / "out")), "a.png", b"content", KEPT)
     assert tree(tmp_path / "out") == {"accepted/cat/a.png": b"content"}
+
+
+def test_what_cannot_be_opened_now_is_not_left_out(tmp_path: Path, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+    monkeypatch.setattr("runtime.sorting.open_regular", fail)
+    with pytest.raises(CmtError, match="got: Too many open files; use fewer --threads"):
+        place(SortPlan(folder=str(tmp_path / "out")), "a.png", image, KEPT)
 
 
 @pytest.mark.parametrize("link", ["", "hard", "symbolic"])
