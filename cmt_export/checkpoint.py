@@ -194,11 +194,12 @@ class Checkpoint:
         if not Path(path).is_file():
             raise UsageError(f"{path}: expected a checkpoint written by cmt train, got no such file")
         foreign = f"{path}: expected a checkpoint written by cmt train, got another file"
-        if not zipfile.is_zipfile(path):
-            raise ModelError(foreign)
         try:
+            _check_sums(path)
             document = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a foreign file can surface as anything in torch's reader
+        except ModelError:
+            raise
+        except Exception as error:  # a foreign file can surface as anything in the readers of zip files and pickles
             raise ModelError(f"{foreign} ({type(error).__name__})") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ModelError(f"{path}: expected a checkpoint written by cmt train, got another project's file")
@@ -223,6 +224,17 @@ class Checkpoint:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"{path}: expected a complete checkpoint, got a damaged one ({error!r})") from error
+
+
+def _check_sums(path: str | os.PathLike[str]) -> None:
+    """Raise `ModelError` unless every member has the CRC the file records, at which torch's reader does not look."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ModelError(
+            f"{path}: expected a complete checkpoint, got a damaged one (another checksum in {damaged!a}); "
+            "copy it anew, or train it again"
+        )
 
 
 def _shape(value: Any) -> tuple[int, int, int]:

@@ -119,6 +119,17 @@ def test_a_truncated_file_is_refused(size, checkpoint_path, tmp_path):
         Checkpoint.load(tmp_path / "cut.pt")
 
 
+def test_one_flipped_bit_of_a_weight_is_refused(checkpoint_path, checkpoint, tmp_path):
+    content = bytearray(checkpoint_path.read_bytes())
+    weight = checkpoint.weights["head.weight"].numpy().tobytes()
+    content[content.index(weight) + 2] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(content)
+    with pytest.raises(
+        ModelError, match=r"a complete checkpoint, got a damaged one \(another checksum in '.*/data/\d+"
+    ):
+        Checkpoint.load(tmp_path / "flipped.pt")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
