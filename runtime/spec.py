@@ -67,7 +67,7 @@ class InputSpec(Record):
         for name in ("height", "width", "channels", "max_pixels"):
             value = getattr(self, name)
             _expect(_is_int(value, 1) and value <= LARGEST, f"input.{name}", f"a whole number in 1..{LARGEST}", value)
-        _expect(_is_text(self.resize) and self.resize in RESIZES, "input.resize", f"one of {RESIZES}", self.resize)
+        _expect(is_text(self.resize) and self.resize in RESIZES, "input.resize", f"one of {RESIZES}", self.resize)
 
 
 class Golden(Record):
@@ -169,7 +169,7 @@ class GuardSpec(Record):
     def __post_init__(self) -> None:
         """Check every field and how they fit together."""
         _expect(_is_int(self.schema, SCHEMA) and self.schema == SCHEMA, "schema", str(SCHEMA), self.schema)
-        _expect(_is_text(self.rule) and self.rule in RULES, "rule", f"one of {RULES}", self.rule)
+        _expect(is_text(self.rule) and self.rule in RULES, "rule", f"one of {RULES}", self.rule)
         _check_classes(self.classes)
         self._check_classmap()
         _expect(_is_share(self.threshold), "threshold", "a number in [0, 1]", self.threshold)
@@ -177,12 +177,12 @@ class GuardSpec(Record):
         _expect(measured, "calibration", f"a record of how threshold {self.threshold} was measured", None)
         if self.calibration is not None:
             _check_calibration(self.calibration)
-        _expect(_is_text(self.precision), "precision", "a line of text", self.precision)
+        _expect(is_text(self.precision), "precision", "a line of text", self.precision)
         _expect(isinstance(self.recipe, Mapping), "recipe", "an object", self.recipe)
-        known = isinstance(self.training, Mapping) and _is_text(self.training.get("data"))
+        known = isinstance(self.training, Mapping) and is_text(self.training.get("data"))
         _expect(known, "training", "an object with the line of text `data`", self.training)
-        _expect(_is_text(self.producer.name), "producer.name", "a line of text", self.producer.name)
-        _expect(_is_text(self.producer.version), "producer.version", "a line of text", self.producer.version)
+        _expect(is_text(self.producer.name), "producer.name", "a line of text", self.producer.name)
+        _expect(is_text(self.producer.version), "producer.version", "a line of text", self.producer.version)
         _check_golden(self.golden, size=math.prod(self.input_shape), k=len(self.classes))
         _expect(is_sha256(self.digest), "digest", "a SHA-256", self.digest)
 
@@ -271,7 +271,7 @@ class GuardSpec(Record):
 def _check_classes(classes: tuple[str, ...]) -> None:
     _expect(isinstance(classes, tuple) and len(classes) >= 2, "classes", "a list of at least 2 names", classes)
     for index, name in enumerate(classes):
-        _expect(_is_text(name), f"classes[{index}]", "a line of text", name)
+        _expect(is_text(name), f"classes[{index}]", "a line of text", name)
     _expect(len(set(classes)) == len(classes), "classes", "distinct names", classes)
 
 
@@ -287,7 +287,7 @@ def _check_calibration(calibration: Calibration) -> None:
     low_high = calibration.interval
     ordered = len(low_high) == 2 and all(map(_is_share, low_high)) and low_high[0] <= calibration.reached <= low_high[1]
     _expect(ordered, "calibration.interval", "two numbers around `reached`", low_high)
-    _expect(_is_text(calibration.precision), "calibration.precision", "a line of text", calibration.precision)
+    _expect(is_text(calibration.precision), "calibration.precision", "a line of text", calibration.precision)
 
 
 def _check_golden(golden: Golden, *, size: int, k: int) -> None:
@@ -338,7 +338,7 @@ def _is_share(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
     """Say whether `value` is non-empty text for one line: no control characters, no lone surrogates."""
     return isinstance(value, str) and value != "" and not any(map(_is_control, value))
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from calibration.datasets.wording import by, listed
 from runtime.errors import UsageError
+from runtime.spec import is_text
 
 Images = npt.NDArray[np.uint8]
 
@@ -99,10 +100,11 @@ def make_dataset(
         test: The same.
 
     Raises:
-        UsageError: A shape, dtype or label does not fit.
+        UsageError: A shape, dtype, label or class name does not fit.
     """
     checked = {kind: _checked(f"{name}: {kind}", *arrays) for kind, arrays in zip(SPLITS, (train, test), strict=True)}
     names = _numbered(f"{name}: train", checked["train"][1]) if classes is None else tuple(classes)
+    check_class_names(f"{name}: classes", names)
     if len(names) < 2 or len(set(names)) != len(names):
         raise UsageError(f"{name}: expected at least two distinct classes, got {listed(names) or 'none'}")
     splits = {kind: _split(f"{name}: {kind}", len(names), *arrays) for kind, arrays in checked.items()}
@@ -112,6 +114,15 @@ def make_dataset(
             f"{by(splits['train'].images.shape[1:])} and {by(splits['test'].images.shape[1:])}"
         )
     return Dataset(name=name, classes=names, train=splits["train"], test=splits["test"])
+
+
+def check_class_names(owner: str, names: Iterable[str]) -> None:
+    """Raise `UsageError` unless `owner` gives every class a name that a guard file can hold."""
+    wrong = [name for name in names if not is_text(name)]
+    if wrong:
+        raise UsageError(
+            f"{owner}: expected names that are one line of text in UTF-8, got {listed(map(ascii, wrong))}; rename them"
+        )
 
 
 def _checked(

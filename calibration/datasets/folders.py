@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.datasets.dataset import SPLITS, Dataset, Images, Split, digest
+from calibration.datasets.dataset import SPLITS, Dataset, Images, Split, check_class_names, digest
 from calibration.datasets.wording import by, listed
 from runtime.errors import CmtError, ImageError, UsageError
 from runtime.images import decode, fit
@@ -74,6 +74,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder of class folders, got none; a data set has train/ and test/")
     classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+    check_class_names(str(folder), classes)
     if len(classes) < 2:
         raise UsageError(f"{folder}: expected at least two class folders, got {len(classes)}: {listed(classes)}")
     return classes

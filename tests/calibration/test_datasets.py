@@ -195,6 +195,18 @@ def test_folders_of_another_form(tmp_path, change, message):
         load_dataset(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"), [(b"a\nb", r"'a\\nb'"), (b"x\xff", r"'x\\udcff'")], ids=["two lines", "not UTF-8"]
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_class_folders_that_no_guard_file_can_name(tmp_path, split, name, shown):
+    write_folder(tmp_path)
+    os.mkdir(os.fsencode(tmp_path / split) + b"/" + name)
+    message = f"{split}: expected names that are one line of text in UTF-8, got {shown}; rename them$"
+    with pytest.raises(UsageError, match=message):
+        load_dataset(tmp_path)
+
+
 @pytest.mark.parametrize("axes", [3, 4])
 def test_npz(tmp_path, axes):
     images = arrays()["x_train"]
@@ -256,6 +268,8 @@ def test_a_large_label_costs_no_memory(tmp_path):
         ({"classes": np.array([["a", "b", "c"]])}, r"classes: expected a list of text, got <U1 \(1, 3\); store one"),
         ({"classes": np.array("abc")}, r"classes: expected a list of text, got <U3 \(\); store one name"),
         ({"classes": np.arange(3)}, r"classes: expected a list of text, got int64 \(3,\); store one name"),
+        ({"classes": np.array(["", "b", "c"])}, r"classes: expected names that are one line of text .* got ''; rename"),
+        ({"classes": np.array(["a\n", "b", "\ud800"])}, r"d\.npz: classes: .* got 'a\\n', '\\ud800'; rename them$"),
         ({"classes": np.array([b"a", b"b", b"\xe9"])}, r"classes: expected names in UTF-8, got b'\\xe9'; store them"),
         ({"x_test": np.zeros((6, 5, 5), np.uint8)}, "expected train and test images of one shape, got 4x5x1 and 5x5x1"),
         ({"y_train": np.array([{}] * 6)}, "expected an .npz of plain arrays"),
@@ -264,7 +278,7 @@ def test_a_large_label_costs_no_memory(tmp_path):
         *("missing", "floats", "two channels", "no training", "no test", "no row", "few labels", "one number"),
         *("float labels", "bool labels", "gaps", "from one", "255 for none", "one class", "unknown label"),
         *("negative label", "negative label, named", "same name", "no name", "names in 2-D", "names in one"),
-        *("numbers as names", "names in Latin-1", "shapes", "pickle"),
+        *("numbers as names", "empty name", "name of two lines", "names in Latin-1", "shapes", "pickle"),
     ],
 )
 def test_npz_of_another_form(tmp_path, changes, message):
