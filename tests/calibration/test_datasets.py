@@ -2,6 +2,7 @@ import hashlib
 import io
 import os
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -299,6 +300,42 @@ def test_npz_that_is_none(tmp_path, content):
     (tmp_path / "d.npz").write_bytes(content)
     with pytest.raises(UsageError, match=r"d\.npz: expected an \.npz of plain arrays, got"):
         load_dataset(tmp_path / "d.npz")
+
+
+def test_one_array_in_place_of_an_archive_is_called_so(tmp_path):
+    (tmp_path / "d.npz").write_bytes(one_array())
+    with pytest.raises(
+        UsageError, match=r"d\.npz: expected an \.npz .*, got a single array; write it with numpy.savez"
+    ):
+        load_dataset(tmp_path / "d.npz")
+
+
+def header(shape, major=1):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    content = file.getvalue()
+    return content[:6] + bytes([major]) + content[7:]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no array", r"x_train\.npy: the magic string is not correct"),
+        (b"", r"x_train\.npy: EOF"),
+        (header((10**12, 28, 28)), r"x_train\.npy: a header that claims .* bytes \(784,000\.0 GB\) before 128 bytes"),
+        (header((4, 5, 5)) + bytes(10), r"x_train\.npy: "),
+        (header((1, 1, 1), major=3) + bytes(10), r"x_train\.npy: format version \(3, 0\)"),
+        (header((-1, -1, -1)) + bytes(10), r"x_train\.npy: "),
+    ],
+    ids=["no magic", "empty", "claims", "cut off", "version", "negative"],
+)
+def test_npz_with_a_member_that_is_no_array(tmp_path, content, message):
+    write_npz(tmp_path / "d.npz", x_train=None)
+    with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive:
+        archive.writestr("x_train.npy", content)
+    with pytest.raises(UsageError, match=rf"d\.npz: expected an \.npz of plain arrays, got {message}") as caught:
+        load_dataset(tmp_path / "d.npz")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.npz", "note.txt"])
