@@ -11,15 +11,14 @@ def my_trunk(input_shape: tuple[int, int, int]) -> torch.nn.Module: ...
 from __future__ import annotations
 
 import importlib
-import math
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from cmt_export.lock import Lock, build_lock
+from cmt_export.own_code import explained
+from cmt_export.probing import count_features
 from runtime.errors import UsageError, one_line
 
 Shape = tuple[int, int, int]
@@ -155,14 +154,12 @@ def load_trunk_factory(name: str) -> TrunkFactory:
     module_name, _, attribute = name.partition(":")
     if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
         raise UsageError(f"--trunk: expected one of {', '.join(TRUNKS)} or package.module:factory, got {name!r}")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"--trunk: expected an importable {name!r}, got: {error}; is its folder on PYTHONPATH?"
-        ) from error
-    except Exception as error:  # a person's own module may raise anything
-        raise UsageError(f"--trunk: expected an importable {name!r}, got: {_where(error)}") from error
+    expected = f"--trunk: expected an importable {name!r}"
+    with explained(expected):
+        try:
+            factory = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"{expected}, got: {one_line(error)}; is its folder on PYTHONPATH?") from error
     if not callable(factory):
         raise UsageError(f"--trunk: expected a callable at {name!r}, got {type(factory).__name__}")
     return factory  # type: ignore[no-any-return]
@@ -182,49 +179,11 @@ def build_network(
         lock_width: Hidden units of g.
 
     Raises:
-        UsageError: The factory fails, or its trunk does not map ``(N, C, H, W)`` to ``(N, F)``.
+        UsageError: The factory fails, or its trunk is not what `count_features` expects.
     """
-    try:
+    with explained(f"trunk: expected the factory to take an input shape ({', '.join(map(str, input_shape))})"):
         trunk = factory(input_shape)
-    except UsageError:
-        raise
-    except Exception as error:  # a person's own factory may raise anything
-        raise UsageError(
-            f"trunk: expected the factory to take an input shape ({_comma(input_shape)}), got: {_where(error)}"
-        ) from error
-    features = _count_features(trunk, input_shape)
+    features = count_features(trunk, input_shape)
     if dual:
         return DualHead(trunk, features=features, classes=classes, lock=lock, lock_width=lock_width)
     return SingleHead(trunk, features=features, classes=classes)
-
-
-def _count_features(trunk: nn.Module, input_shape: Shape) -> int:
-    if not isinstance(trunk, nn.Module):
-        raise UsageError(f"trunk: expected the factory to return a torch.nn.Module, got {type(trunk).__name__}")
-    training = trunk.training
-    trunk.eval()
-    try:
-        with torch.no_grad():
-            features = trunk(torch.zeros(2, *input_shape))
-    except Exception as error:  # a person's own module may raise anything
-        raise UsageError(
-            f"trunk: expected it to take pixels (N, {_comma(input_shape)}), got: {_where(error)}"
-        ) from error
-    finally:
-        trunk.train(training)
-    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2 or not features.shape[1]:
-        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise UsageError(f"trunk: expected features (N, F) for pixels (N, {_comma(input_shape)}), got {got} for N = 2")
-    return math.prod(features.shape[1:])
-
-
-def _where(error: Exception) -> str:
-    """Return an error of a person's own code in one line, with the last place that is theirs."""
-    ours = (__file__, importlib.__file__, torch.__path__[0], "<frozen")
-    theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
-    place = f" in {theirs[-1].filename}, line {theirs[-1].lineno}" if theirs else ""
-    return f"{type(error).__name__}{place}: {one_line(error)}"
-
-
-def _comma(shape: Shape) -> str:
-    return ", ".join(map(str, shape))
