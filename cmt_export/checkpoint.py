@@ -17,10 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from cmt_export.checkpoint_checks import check_document
 from cmt_export.networks import TRUNKS, load_trunk_factory
 from cmt_export.recipes import Recipe, read_recipe
 from runtime.atomic import atomic_output
-from runtime.errors import CmtError, ModelError, UsageError
+from runtime.errors import CmtError, ModelError, UsageError, one_line
 
 FORMAT = "cmt.checkpoint"
 VERSION = 2
@@ -193,37 +194,55 @@ class Checkpoint:
         """
         if not Path(path).is_file():
             raise UsageError(f"{path}: expected a checkpoint written by cmt train, got no such file")
-        foreign = f"{path}: expected a checkpoint written by cmt train, got another file"
+        document, version = _open(path)
         try:
-            _check_sums(path)
-            document = torch.load(path, map_location="cpu", weights_only=True)
-        except ModelError:
-            raise
-        except Exception as error:  # a foreign file can surface as anything in the readers of zip files and pickles
-            raise ModelError(f"{foreign} ({type(error).__name__})") from error
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise ModelError(f"{path}: expected a checkpoint written by cmt train, got another project's file")
-        version = document.get("version")
-        if version not in (1, VERSION):
-            raise ModelError(f"{path}: expected checkpoint version 1 or {VERSION}, got {version!r}; update cmt")
-        try:
-            return cls(
-                trunk=str(document["trunk"]),
-                input_shape=_shape(document["input_shape"]),
-                classes=tuple(map(str, document["classes"])),
-                classmap=None if document["classmap"] is None else tuple(map(int, document["classmap"])),
-                recipe=read_recipe(document["recipe"], version=version),
-                schedule=Schedule(**document["schedule"]),
-                execution=Execution(**document["execution"]),
-                data=dict(document["data"]),
-                weights=dict(document["weights"]),
-                probe_images=document["probe_images"].numpy(),
-                probe_labels=document["probe_labels"].numpy(),
-                progress=dict(document["progress"]),
-                history=list(document["history"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelError(f"{path}: expected a complete checkpoint, got a damaged one ({error!r})") from error
+            check_document(document)
+            return cls._read(document, version)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
+            raise ModelError(
+                f"{path}: expected a complete checkpoint, got a damaged one ({reason}); copy it anew, or train it again"
+            ) from error
+
+    @classmethod
+    def _read(cls, document: dict[str, Any], version: int) -> Checkpoint:
+        recipe, classmap = read_recipe(document["recipe"], version=version), document["classmap"]
+        if recipe.needs_classmap != (classmap is not None):
+            raise ValueError(f"expected {'a' if recipe.needs_classmap else 'no'} classmap for {recipe.name}")
+        channels, height, width = document["input_shape"]
+        return cls(
+            trunk=document["trunk"],
+            input_shape=(channels, height, width),
+            classes=tuple(document["classes"]),
+            classmap=None if classmap is None else tuple(classmap),
+            recipe=recipe,
+            schedule=Schedule(**document["schedule"]),
+            execution=Execution(**document["execution"]),
+            data=dict(document["data"]),
+            weights=dict(document["weights"]),
+            probe_images=document["probe_images"].numpy(),
+            probe_labels=document["probe_labels"].numpy(),
+            progress=dict(document["progress"]),
+            history=list(document["history"]),
+        )
+
+
+def _open(path: str | os.PathLike[str]) -> tuple[dict[str, Any], int]:
+    """Return the document of a file that calls itself a checkpoint of a known version, and that version."""
+    foreign = f"{path}: expected a checkpoint written by cmt train, got another file"
+    try:
+        _check_sums(path)
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
+    except Exception as error:  # a foreign file can surface as anything in the readers of zip files and pickles
+        raise ModelError(f"{foreign} ({type(error).__name__})") from error
+    if not isinstance(document, dict) or _scalar(document.get("format")) != FORMAT:
+        raise ModelError(f"{path}: expected a checkpoint written by cmt train, got another project's file")
+    version = _scalar(document.get("version"))
+    if version not in (1, VERSION):
+        raise ModelError(f"{path}: expected checkpoint version 1 or {VERSION}, got {version!r}; update cmt")
+    return document, version
 
 
 def _check_sums(path: str | os.PathLike[str]) -> None:
@@ -237,6 +256,6 @@ def _check_sums(path: str | os.PathLike[str]) -> None:
         )
 
 
-def _shape(value: Any) -> tuple[int, int, int]:
-    channels, height, width = map(int, value)
-    return channels, height, width
+def _scalar(value: Any) -> Any:
+    """Return text or a number as it is, and of anything else the name of its type: tensors do not compare as values."""
+    return value if isinstance(value, str | int) else type(value).__name__

@@ -21,7 +21,7 @@ from cmt_export.checkpoint import PROBES, Checkpoint, Execution, Schedule
 from cmt_export.execution import choose_execution, place
 from cmt_export.networks import load_trunk_factory
 from cmt_export.recipes import Batch, Recipe, StagedRecipe
-from runtime.errors import UsageError
+from runtime.errors import ModelError, UsageError, one_line
 
 _HELD_OUT_SEED = 1
 _OF_AUGMENTATION = 1
@@ -171,20 +171,31 @@ def resume(data: Dataset, checkpoint: Checkpoint, *, trunk: str | None = None) -
 
     Raises:
         UsageError: The run is finished, or the data is another.
+        ModelError: What was saved of its progress does not fit the network.
     """
     if checkpoint.finished:
         raise UsageError("--resume: expected an unfinished checkpoint, got one that is done; train to another -o")
     if data.train.digest != checkpoint.data["train"]:
         raise UsageError(f"--resume: expected the data the run began with ({checkpoint.data['name']}), got {data.name}")
     run = _run(data, checkpoint, checkpoint.build(trunk))
-    progress = checkpoint.progress
+    try:
+        _restore(run, checkpoint.progress)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelError(
+            f"--resume: expected the progress of this run, got a damaged one ({reason}); train to another -o"
+        ) from error
+    return run
+
+
+def _restore(run: Run, progress: dict[str, Any]) -> None:
+    """Put weights, optimiser, learning rate and position where they were saved."""
     if run.average is not None:
         run.average.n_averaged.fill_(progress["averaged"])
         run.network.load_state_dict(progress["weights"])
     run.optimizer.load_state_dict(progress["optimizer"])
     run.schedule.load_state_dict(progress["schedule"])
     run.epoch, run.step, run.loss_sum = progress["epoch"], progress["step"], progress["loss_sum"]
-    return run
 
 
 def load(split: Split, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:

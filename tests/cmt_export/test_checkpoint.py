@@ -7,6 +7,7 @@ import torch
 
 from cmt_export.checkpoint import PROBES, Checkpoint, Schedule
 from cmt_export.recipes import Undefended
+from cmt_export.run import resume
 from cmt_export.training import train
 from runtime.errors import CmtError, ModelError, UsageError
 from tests.cmt_export.conftest import begin
@@ -145,6 +146,70 @@ def test_damaged_documents_are_refused(change, message, checkpoint_path, tmp_pat
     torch.save(document | change, tmp_path / "damaged.pt")
     with pytest.raises(ModelError, match=message):
         Checkpoint.load(tmp_path / "damaged.pt")
+
+
+FACTS = {"name": "bars", "train": "0" * 64, "images": 384, "test": "0" * 64}
+PROGRESS = {"epoch": 0, "step": 1, "loss_sum": torch.zeros(()), "optimizer": {}, "schedule": {}}
+PROGRESS |= {"generator": torch.get_rng_state()}
+EXECUTION_FACTS = {"device": "cpu", "precision": "fp32", "channels_last": True, "threads": 1}
+CONTRADICTIONS = {
+    "no data": ({"data": {}}, "no 'name'"),
+    "no training digest": ({"data": {key: FACTS[key] for key in ("name", "images", "test")}}, "no 'train'"),
+    "digest of another type": ({"data": FACTS | {"train": 3}}, "expected data.train as str, got 3"),
+    "float probes": ({"probe_images": torch.zeros(96, 8, 8, 1)}, r"probe_images uint8 .*, got torch.float32 \(96, 8,"),
+    "large probes": ({"probe_images": torch.zeros(96, 9, 8, 1).byte()}, r"uint8 \(N, 8, 8, 1\), N from 1, got torch.u"),
+    "no probes": (
+        {"probe_images": torch.zeros(0, 8, 8, 1).byte(), "probe_labels": torch.zeros(0).long()},
+        r"probe_images uint8 \(N, 8, 8, 1\), N from 1, got torch.uint8 \(0, 8",
+    ),
+    "sparse probes": ({"probe_images": torch.zeros(96, 8, 8, 1).byte().to_sparse()}, "expected probe_images uint8"),
+    "few labels": (
+        {"probe_labels": torch.zeros(95).long()},
+        r"probe_labels int64 \(96,\) in \[0, 3\), got torch.int64",
+    ),
+    "unknown label": ({"probe_labels": torch.full((96,), 3)}, r"probe_labels int64 \(96,\) in \[0, 3\), got '3..3'"),
+    "float labels": ({"probe_labels": torch.zeros(96)}, "expected probe_labels int64"),
+    "classes": ({"classes": ["a", "b\n", "c"]}, "expected classes of at least two distinct lines of text"),
+    "fewer classes": ({"classes": ["a", "b"]}, "expected classmap of another one of 2 labels for each, got .1, 2, 0"),
+    "pair of itself": ({"classmap": [0, 2, 1]}, "expected classmap of another one of 3 labels for each"),
+    "no classmap": ({"classmap": None}, "expected a classmap for cmt"),
+    "empty image": ({"input_shape": [1, 0, 8]}, "expected input_shape of three whole numbers from 1"),
+    "weight": ({"weights": {"head.bias": 3}}, "expected weights of tensors by their names, got 'head.bias'"),
+    "short progress": ({"progress": {"epoch": "x"}}, "expected progress.epoch as int, got 'x'"),
+    "no optimiser": ({"progress": {"epoch": 0, "step": 1, "loss_sum": torch.zeros(())}}, "no 'optimizer'"),
+    "epoch": ({"progress": PROGRESS | {"epoch": 20}}, r"expected progress.epoch in \[0, 20\), got 20"),
+    "generator": ({"progress": PROGRESS | {"generator": torch.zeros(3)}}, "expected progress.generator as uint8"),
+    "history": ({"history": []}, "expected history of the 20 epochs done"),
+    "device": ({"execution": EXECUTION_FACTS | {"device": "abacus"}}, "expected execution.device cpu or cuda"),
+    "epochs": (
+        {"schedule": {"epochs": torch.ones(2), "batch_size": 1, "learning_rate": 1.0, "seed": 0}},
+        r"expected schedule.epochs as int, got torch.float32 \(2,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_documents_that_contradict_themselves_are_refused_in_one_line(name, checkpoint_path, tmp_path):
+    change, message = CONTRADICTIONS[name]
+    torch.save(torch.load(checkpoint_path, weights_only=True) | change, tmp_path / "odd.pt")
+    with pytest.raises(ModelError, match=rf"odd\.pt: expected a complete .* a damaged one \(.*{message}") as caught:
+        Checkpoint.load(tmp_path / "odd.pt")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["version", "format"])
+def test_tensors_in_place_of_words_are_refused(key, checkpoint_path, tmp_path):
+    torch.save(torch.load(checkpoint_path, weights_only=True) | {key: torch.ones(3)}, tmp_path / "odd.pt")
+    with pytest.raises(ModelError, match=r"odd\.pt: expected .*, got ('Tensor'|another project's file)"):
+        Checkpoint.load(tmp_path / "odd.pt")
+
+
+def test_progress_of_another_network_is_refused(bars, checkpoint):
+    checkpoint.progress = PROGRESS | {"optimizer": {"state": {}, "param_groups": []}}
+    with pytest.raises(
+        ModelError, match=r"--resume: expected the progress of this run, got a damaged one \(ValueError"
+    ):
+        resume(bars, checkpoint)
 
 
 def test_weights_of_another_network_are_refused(checkpoint):
