@@ -39,7 +39,7 @@ def count_features(trunk: nn.Module, input_shape: tuple[int, int, int]) -> int:
         raise UsageError(f"trunk: expected the factory to return a torch.nn.Module, got {type(trunk).__name__}")
     with _one_thread():
         features = _first_look(trunk, input_shape)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
             _try_copy(trunk, input_shape, features)
     return features
 
