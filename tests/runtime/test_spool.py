@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,18 @@ ROOT = Path(__file__).parents[2]
 LINE = "expected to sort the names of a large folder there, got: "
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """Let no file of this process grow beyond 100 bytes: writing fails in the middle, as on a full disk."""
+    """Let no file of this process grow beyond 100 bytes: writing fails in the middle, as on a full disk.
+
+    For a few lines only: pytest writes to a file too, between a fixture and its end.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("read", [1, 3, 8192])
@@ -35,10 +41,10 @@ def test_runs_are_merged(read: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(spool.merged()) == [b"a", b"a\n", b"b", b"long record", b"z"]
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_folder_is_one_line_that_names_it() -> None:
     spool = Spool()
-    with pytest.raises(CmtError, match=f"^temporary folder '{tempfile.gettempdir()}': {LINE}File too large; free some"):
+    expected = f"^temporary folder '{tempfile.gettempdir()}': {LINE}File too large; free some"
+    with pytest.raises(CmtError, match=expected), full_disk():
         spool.append([b"name" * 30])
     spool.close()
 
