@@ -239,7 +239,7 @@ def _golden(guard: ModelProto, dataset: Dataset) -> dict[str, object]:
         raise ModelError(
             f"expected a classifier of any batch size, got: {one_line(error)}; export it with a symbolic batch axis"
         ) from None
-    verdicts = Verdicts(robust_logits=None, **outputs, classes=dataset.classes)
+    verdicts = Verdicts(**outputs, classes=dataset.classes)
     return choose_golden(images, verdicts, threshold=0.0).to_document()
 
 

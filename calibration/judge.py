@@ -96,7 +96,7 @@ class Judge:
 
     def _run(self, batch: npt.NDArray[Any]) -> Verdicts:
         found = dict(zip(self._outputs, self._session.run(self._outputs, {self._source: batch}), strict=True))
-        return Verdicts(**{"robust_logits": None, **found}, classes=self._classes)
+        return Verdicts(**found, classes=self._classes)
 
 
 def classify(guard: Guard, images: ByteArray, on_batch: OnBatch = _ignore) -> Verdicts:

@@ -233,7 +233,7 @@ def _golden(model: onnx.ModelProto, network: nn.Module, checkpoint: Checkpoint) 
     session = create_session(model.SerializeToString(), device="cpu")
     names = [output.name for output in session.get_outputs()]
     outputs = dict(zip(names, session.run(names, {"images": images}), strict=True))
-    verdicts = Verdicts(**{"robust_logits": None, **outputs}, classes=checkpoint.classes)
+    verdicts = Verdicts(**outputs, classes=checkpoint.classes)
     if not np.isfinite(verdicts.logits).all():
         raise CmtError("export: expected finite logits, got NaN or infinity; the checkpoint's training diverged")
     return choose_golden(images, verdicts, threshold=0.0).to_document()

@@ -62,7 +62,7 @@ def check_answer(verdicts: Verdicts, n: int, spec: GuardSpec, *, threshold: floa
             label >= 0
             and score >= threshold
             and _is_largest(logits[row].tolist(), label)
-            and (robust is None or classmap is None or _is_largest(robust[row].tolist(), classmap[label]))
+            and (classmap is None or (robust is not None and _is_largest(robust[row].tolist(), classmap[label])))
         ):
             raise ModelError(
                 f"expected a row to be rejected that the rule {spec.rule} rejects, got it accepted: {verdicts[row]}"

@@ -51,9 +51,8 @@ class QuietConfidence:
 
     def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
         """Append its nodes and return the name of the loss ``(N,)``."""
-        confidence = (TargetConfidence(classmap=None) if self.targeted else LargestConfidence()).append(
-            tape, logits, classes
-        )
+        sought = TargetConfidence(classmap=None) if self.targeted else LargestConfidence()
+        confidence = sought.append(tape, logits, classes)
         beyond = tape.op("Relu", tape.op("Sub", logits["anomalies"], tape.constant(self.limit)))
         loud = tape.op("ReduceSum", beyond, tape.ints(1), keepdims=0)
         return tape.op("Sub", confidence, tape.op("Mul", loud, tape.constant(self.penalty)))

@@ -97,7 +97,7 @@ class DeployedPool(Deployed):
         answers = [member.classify(images[places]) for places, member in asked]
         back = np.argsort(np.concatenate([places for places, _ in asked]))
         found = {name: np.concatenate([getattr(one, name) for one in answers])[back] for name in _SHOWN}
-        return Verdicts(**found, robust_logits=None, classes=answers[0].classes)
+        return Verdicts(**found, classes=answers[0].classes)
 
 
 def _merged(members: Sequence[Opened]) -> bytes:

@@ -113,7 +113,7 @@ def guard_file(kind="locked", shape=(8, 8, 1), *, opset=20):
     session = create_session(model.SerializeToString(), device="cpu", threads=1)
     names = [output.name for output in session.get_outputs()]
     outputs = dict(zip(names, session.run(names, {"images": images}), strict=True))
-    verdicts = Verdicts(**{"robust_logits": None, **outputs}, classes=CLASSES)
+    verdicts = Verdicts(**outputs, classes=CLASSES)
     return stamp(
         model,
         {

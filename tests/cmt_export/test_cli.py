@@ -19,6 +19,7 @@ from cmt_export.recipes import Adversarial, Undefended
 from cmt_export.run import start
 from cmt_export.training import Step, train
 from tests.cmt_export.conftest import EXECUTION, Outcome, make_bars
+from tests.runtime.limits import limited
 
 ROOT = Path(__file__).parents[2]
 
@@ -282,18 +283,10 @@ def test_an_unwritable_output_is_refused_before_training(cmt, archive, tmp_path)
     _one_line(cmt("train", archive, "-o", tmp_path, *QUICK), 1, "not a regular file")
 
 
-@pytest.fixture
-def full_disk() -> None:
-    """Let no file of this process grow beyond 300 kB: writing fails in the middle, as on a full disk, for any user."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_is_one_line_and_leaves_nothing(cmt, archive, tmp_path):
-    _one_line(cmt("train", archive, "-o", tmp_path / "model.pt", "--network", "oracle", *QUICK), 1, "model.pt")
+    with limited(resource.RLIMIT_FSIZE, 300_000):  # writing fails in the middle, for any user
+        trained = cmt("train", archive, "-o", tmp_path / "model.pt", "--network", "oracle", *QUICK)
+    _one_line(trained, 1, "model.pt")
     assert not list(tmp_path.iterdir())
 
 

@@ -4,10 +4,6 @@ import errno
 import glob
 import os
 import resource
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,9 +11,8 @@ import pytest
 
 from runtime.errors import CmtError, UsageError
 from runtime.listing import count_files, key, list_files, split_pattern
+from tests.runtime.limits import limited, without_descriptors
 from tests.runtime.privileges import without_privileges
-
-ROOT = Path(__file__).parents[2]
 
 NAMES = {
     "plain.png": "plain.png",
@@ -133,16 +128,6 @@ def test_folders_far_deeper_than_python_may_recurse(tmp_path: Path) -> None:
             os.rmdir(folder)
 
 
-@contextmanager
-def limited(limit: int, amount: int) -> Iterator[None]:
-    before = resource.getrlimit(limit)
-    resource.setrlimit(limit, (amount, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(limit, before)
-
-
 def test_a_folder_without_permission_is_a_row(public_folder: Path) -> None:
     (public_folder / "locked").mkdir(mode=0)
     (public_folder / "z").touch()
@@ -171,20 +156,15 @@ def test_a_full_temporary_folder_stops_instead_of_hiding_a_large_folder(
 @pytest.mark.parametrize("folder", ["", "below"], ids=["top", "below"])
 def test_too_many_open_files_stop(tmp_path: Path, folder: str) -> None:
     (tmp_path / folder).mkdir(exist_ok=True)
-    code = (
-        "import resource, sys\n"
+    begun = (
         "from runtime.listing import list_files\n"
         "files = list_files(sys.argv[1])\n"
-        "if sys.argv[2]: assert next(files) == 'a'\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
-        "try: print(list(files))\n"
-        "except Exception as error: print(type(error).__name__, error)\n"
+        "if sys.argv[2]: assert next(files) == 'a'"
     )
     (tmp_path / "a").touch()
-    command = [sys.executable, "-c", code, tmp_path, folder]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    printed = without_descriptors(begun, "print(list(files))", tmp_path, folder)
     place = os.path.join(tmp_path, folder) if folder else str(tmp_path)
-    assert done.stdout.startswith(f"CmtError '{place}': expected to look into it, got: Too many open files; use fewer")
+    assert printed.startswith(f"CmtError '{place}': expected to look into it, got: Too many open files; use fewer")
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN])

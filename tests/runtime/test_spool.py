@@ -1,11 +1,7 @@
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,23 +9,9 @@ import pytest
 from runtime import spool as module
 from runtime.errors import CmtError
 from runtime.spool import Spool
+from tests.runtime.limits import limited, without_descriptors
 
-ROOT = Path(__file__).parents[2]
 LINE = "expected to sort the names of a large folder there, got: "
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Let no file of this process grow beyond 100 bytes: writing fails in the middle, as on a full disk.
-
-    For a few lines only: pytest writes to a file too, between a fixture and its end.
-    """
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("read", [1, 3, 8192])
@@ -44,7 +26,7 @@ def test_runs_are_merged(read: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_full_folder_is_one_line_that_names_it() -> None:
     spool = Spool()
     expected = f"^temporary folder '{tempfile.gettempdir()}': {LINE}File too large; free some"
-    with pytest.raises(CmtError, match=expected), full_disk():
+    with pytest.raises(CmtError, match=expected), limited(resource.RLIMIT_FSIZE, 100):
         spool.append([b"name" * 30])
     spool.close()
 
@@ -57,13 +39,6 @@ def test_no_folder_that_takes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_no_descriptor_left_is_not_taken_for_a_full_folder() -> None:
-    code = (
-        "import resource, tempfile\n"
-        "from runtime.spool import Spool\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
-        "try: Spool()\n"
-        "except Exception as error: print(type(error).__name__, error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("CmtError temporary folder: ")
-    assert "got: Too many open files; use fewer --threads, or allow more open files with ulimit -n" in done.stdout
+    printed = without_descriptors("import tempfile\nfrom runtime.spool import Spool", "Spool()")
+    assert printed.startswith("CmtError temporary folder: ")
+    assert "got: Too many open files; use fewer --threads, or allow more open files with ulimit -n" in printed
