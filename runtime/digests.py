@@ -6,6 +6,7 @@ Source: ``docs/file-format.md``, "Digests".
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from runtime.graph import locate_threshold
@@ -15,6 +16,8 @@ from runtime.wire import fields
 
 if TYPE_CHECKING:
     import hashlib
+
+    from runtime.openssl import Hash, OpenSSL
 
 METADATA_FIELD = 14
 
@@ -33,19 +36,21 @@ class Digests(Record):
     content: str
 
 
-def sha256(data: bytes | memoryview) -> hashlib._Hash:
-    """Start a SHA-256 with `data`; OpenSSL is loaded here, as importing the package need not pay for it.
-
-    Straight from where `hashlib` takes it, whose other hashes would cost a millisecond and half a megabyte.
-    """
+def sha256(data: bytes | memoryview) -> Hash | hashlib._Hash:
+    """Start a SHA-256 with `data`, straight from OpenSSL, or by Python where there is none."""
     try:
-        from _hashlib import openssl_sha256
-
-        return openssl_sha256(data)
-    except (ImportError, ValueError):  # a Python without OpenSSL, or one that may not use it
+        return _openssl().sha256(data)
+    except (ImportError, OSError):
         import hashlib
 
         return hashlib.sha256(data)
+
+
+@cache
+def _openssl() -> OpenSSL:
+    from runtime.openssl import OpenSSL  # here, as importing the package need not pay for it
+
+    return OpenSSL()
 
 
 def take_digests(data: memoryview, threshold: slice, document: Mapping[str, Any]) -> Digests:
