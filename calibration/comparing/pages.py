@@ -106,7 +106,18 @@ def headline(comparison: Comparison) -> str:
     accepting = "" if best.threshold != "own" else f", accepting {phrasing.with_bounds(best.accepted)} of benign images"
     if len(rows) == 1:
         return f"{best.name}: accepted and wrong on {within}{accepting}.{doubt}"
-    return f"First of {len(rows)} defences is {best.name}: accepted and wrong on {within} at most{accepting}.{doubt}"
+    close = [row.name for row in rows if row is not best and _barely_behind(row, best)]
+    chance = f" Chance may explain its lead over {' and '.join(close)}." if close else ""
+    first = f"First of {len(rows)} defences is {best.name}"
+    return f"{first}: accepted and wrong on {within} at most{accepting}.{doubt}{chance}"
+
+
+def _barely_behind(one: Defence, best: Defence) -> bool:
+    """Return whether a row is fooled more often over the budgets that both have, and the intervals touch at each."""
+    pairs = [(found.fooled, same.fooled) for found in one.at if (same := best.within(found.norm, found.epsilon))]
+    return sum(behind.value - ahead.value for behind, ahead in pairs) > 0 and all(
+        behind.low <= ahead.high for behind, ahead in pairs
+    )
 
 
 def starts(one: AtBudget) -> str:

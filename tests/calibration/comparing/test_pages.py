@@ -76,8 +76,16 @@ def test_hostile_names_stay_text(render):
 
 def test_headline_names_the_first_row_and_its_worst_budget(comparison):
     assert headline(comparison).startswith("First of 6 defences is hardened: accepted and wrong on 4.8")
+    assert "Chance" not in headline(comparison)
     alone = compare([("a", defence("cmt", attack({0})))])
     assert headline(alone).startswith("cmt: accepted and wrong on 10")
+
+
+def test_headline_says_whose_distance_chance_may_explain():
+    rows = [defence("a", attack({0})), defence("b", attack({0, 1, 2})), defence("c", attack(range(10)))]
+    found = compare([(one.model.file, one) for one in rows])
+    assert headline(found).endswith(" Chance may explain its lead over b.")
+    assert headline(compare([("c", rows[2]), ("a", rows[0])], order="given")).endswith("at most.")
 
 
 @pytest.mark.parametrize("page", [False, True], ids=["file", "page"])
