@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto
 
+from calibration.gradients.rewriting import padded_on_all_axes, pooled_before_relu
+from calibration.gradients.sizes import fixed_numbers, local_shapes
 from calibration.graphs.operators import FLAT, QUANTIZED_RANGE, is_integer_arithmetic
 from calibration.graphs.reading import Model, constants_of, folded, opset_of, read_model
-from calibration.graphs.tape import FLOATS, Tape, attributes_of, described, listed
+from calibration.graphs.tape import FLOATS, Tape, described, listed
 from calibration.graphs.types import BATCH, TensorType, declared_types, infer_types
 from runtime.errors import ModelError, UsageError
 
@@ -84,11 +85,12 @@ def forward_graph(model: Model, *, wrt: str, of: Sequence[str] | None) -> Forwar
             f"expected `wrt` to name a tensor of the model, got {wrt!r}; its inputs are {', '.join(inputs)}"
         )
     nodes = _ancestors(nodes, heads, stop=wrt)
-    nodes = list(_local_shapes(nodes, wrt, types, constants))
+    nodes = list(local_shapes(nodes, wrt, types, constants))
     nodes = _ancestors(folded(nodes, constants), heads, stop=wrt)
     _check_nodes(nodes, wrt, constants)
-    nodes = _pooled_before_relu(nodes, heads)
     source = TensorType(element=types[wrt].element, dims=_batched(types[wrt].dims))
+    nodes, known = _with_fixed_sizes(nodes, constants, {wrt: source}, heads, opset=opset_of(proto))
+    nodes = list(padded_on_all_axes(pooled_before_relu(nodes, heads), constants, known))
     known = infer_types(nodes, constants, {wrt: source}, opset=opset_of(proto))
     active = active_tensors(nodes, wrt, known)
     _check_float(nodes, known, active, (wrt, *heads))
@@ -102,6 +104,25 @@ def forward_graph(model: Model, *, wrt: str, of: Sequence[str] | None) -> Forwar
         opset=opset_of(proto),
         ir_version=max(proto.ir_version, _FULL_IR_VERSION),
     )
+
+
+def _with_fixed_sizes(
+    nodes: list[NodeProto],
+    constants: dict[str, TensorProto],
+    source: Mapping[str, TensorType],
+    heads: Sequence[str],
+    *,
+    opset: int,
+) -> tuple[list[NodeProto], dict[str, TensorType]]:
+    """Fold numbers that follow from fixed sizes, whose shapes fix the next ones, until none is left."""
+    while True:
+        known = infer_types(nodes, constants, source, opset=opset)
+        numbers = fixed_numbers(nodes, constants, known)
+        if not numbers:
+            return nodes, known
+        constants.update(numbers)
+        nodes = [node for node in nodes if not numbers.keys() >= set(node.output)]
+        nodes = _ancestors(folded(nodes, constants), heads, stop=next(iter(source)))
 
 
 def _batched(dims: tuple[int | str | None, ...] | None) -> tuple[int | str | None, ...] | None:
@@ -136,14 +157,6 @@ def _read_by(node: NodeProto) -> Iterator[str]:
             yield from _read_by(inner)
 
 
-def _descendants(nodes: Iterable[NodeProto], source: str) -> set[str]:
-    reached = {source}
-    for node in nodes:
-        if not reached.isdisjoint(node.input):
-            reached.update(node.output)
-    return reached
-
-
 def active_tensors(nodes: Iterable[NodeProto], wrt: str, types: Mapping[str, TensorType]) -> set[str]:
     """Return the tensors that vary smoothly with `wrt`: floats, and integers that QuantizeLinear made of floats.
 
@@ -162,37 +175,6 @@ def active_tensors(nodes: Iterable[NodeProto], wrt: str, types: Mapping[str, Ten
             elif element in FLOATS or element == TensorProto.UNDEFINED:
                 reached.add(name)
     return reached
-
-
-def _local_shapes(
-    nodes: Sequence[NodeProto], wrt: str, types: Mapping[str, TensorType], constants: dict[str, TensorProto]
-) -> Iterator[NodeProto]:
-    """Write fixed sizes down as constants; take the batch size from `wrt` where a node takes it from before the cut."""
-    after = _descendants(nodes, wrt)
-    batch = (types[wrt].dims or (None,))[0]
-    for node in nodes:
-        dims = types[node.input[0]].dims if node.op_type == "Shape" and node.input[0] in types else None
-        if dims is None:
-            yield node
-            continue
-        attributes = attributes_of(node)
-        sizes = dims[attributes.get("start", 0) : attributes.get("end")]
-        if all(isinstance(size, int) for size in sizes):
-            constants[node.output[0]] = numpy_helper.from_array(np.array(sizes, dtype=np.int64), node.output[0])
-            continue
-        movable = batch is not None and dims[0] == batch and None not in dims
-        if node.input[0] in after or not movable:
-            yield node
-            continue
-        parts = []
-        for axis, size in enumerate(sizes):
-            part = f"{node.output[0]}/axis_{axis}"
-            parts.append(part)
-            if size == batch:
-                yield helper.make_node("Shape", [wrt], [part], name=part, start=0, end=1)
-            else:
-                constants[part] = numpy_helper.from_array(np.array([size], dtype=np.int64), part)
-        yield helper.make_node("Concat", parts, [node.output[0]], name=node.output[0], axis=0)
 
 
 def _check_nodes(nodes: Sequence[NodeProto], wrt: str, constants: Mapping[str, TensorProto]) -> None:
@@ -236,30 +218,3 @@ def _check_float(
 
 def _element(known: TensorType) -> str:
     return str(TensorProto.DataType.Name(known.element)).lower()
-
-
-def _pooled_before_relu(nodes: Sequence[NodeProto], of: Sequence[str]) -> list[NodeProto]:
-    """Move a ReLU behind the max-pooling that alone reads it: the values are the same, the reverse mask is smaller.
-
-    The gradient is the same too: where a window's maximum is positive both take it, elsewhere both are zero.
-    """
-    readers: dict[str, list[NodeProto]] = {}
-    for node in nodes:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    moved = {}
-    for node in nodes:
-        followers = readers.get(node.output[0], [])
-        alone = len(followers) == 1 and followers[0].op_type == "MaxPool" and len(followers[0].output) == 1
-        if node.op_type == "Relu" and node.output[0] not in of and alone:
-            moved[node.output[0]] = node
-    ordered = []
-    for node in nodes:
-        if node.op_type == "MaxPool" and node.input[0] in moved:
-            relu, pool, pooled = moved[node.input[0]], NodeProto(), f"{node.output[0]}/before_relu"
-            pool.CopyFrom(node)
-            pool.input[0], pool.output[0] = relu.input[0], pooled
-            ordered += [pool, helper.make_node("Relu", [pooled], list(node.output), name=relu.name)]
-        elif node.output[0] not in moved:
-            ordered.append(node)
-    return ordered

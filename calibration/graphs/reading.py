@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner
 from onnx.reference import ReferenceEvaluator
 
 from calibration.graphs.operators import RANDOM
-from calibration.graphs.tape import attributes_of, described
+from calibration.graphs.tape import Array, attributes_of, described
 from calibration.graphs.types import first_line
 from runtime.errors import ModelError
 
@@ -76,8 +76,9 @@ def folded(nodes: Sequence[NodeProto], constants: dict[str, TensorProto]) -> lis
         fixed = bool(inputs) and all(name in constants for name in inputs)
         if node.op_type == "If" and fixed:
             ahead += reversed(_branch(node, constants))
-        elif fixed and node.op_type not in RANDOM and not _has_subgraph(node):
-            _compute(node, constants)
+        elif fixed and node.op_type not in RANDOM and not has_subgraph(node):
+            results = computed(node, {name: numpy_helper.to_array(constants[name]) for name in inputs})
+            constants.update({name: numpy_helper.from_array(value, name) for name, value in results.items()})
         else:
             kept.append(node)
     return kept
@@ -125,12 +126,21 @@ def _branch(node: NodeProto, constants: dict[str, TensorProto]) -> list[NodeProt
     return nodes + [helper.make_node("Identity", [inner.name], [outer], name=outer) for inner, outer in renamed]
 
 
-def _has_subgraph(node: NodeProto) -> bool:
+def has_subgraph(node: NodeProto) -> bool:
+    """Return whether a node has branches or a loop body."""
     return any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute)
 
 
-def _compute(node: NodeProto, constants: dict[str, TensorProto]) -> None:
-    values = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
+def computed(node: NodeProto, values: dict[str, Array]) -> dict[str, Array]:
+    """Return the outputs of a node.
+
+    Args:
+        node: Without branches or a loop body.
+        values: Its inputs by name.
+
+    Raises:
+        ModelError: It cannot be computed.
+    """
     try:
         results = ReferenceEvaluator(node).run(None, values)
     except Exception as error:  # the evaluator raises whatever numpy does
@@ -138,5 +148,4 @@ def _compute(node: NodeProto, constants: dict[str, TensorProto]) -> None:
             f"expected {described(node)} of constants to be computable, got {first_line(error)}; "
             "export the model with constants folded"
         ) from error
-    for name, value in zip(node.output, results, strict=False):
-        constants[name] = numpy_helper.from_array(np.asarray(value), name)
+    return dict(zip(node.output, map(np.asarray, results), strict=False))

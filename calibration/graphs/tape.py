@@ -191,6 +191,16 @@ class Tape:
         """Append float32 zeros in the shape of `like`."""
         return self.op("ConstantOfShape", self.shape(like))
 
+    def pad(self, tensor: str, widths: Mapping[int, tuple[int, int]], *, rank: int) -> str:
+        """Append zeros before and after `tensor` on some of its axes; negative widths cut off.
+
+        The widths of all axes are written down: see `gradients.rewriting.padded_on_all_axes`.
+        """
+        every = np.zeros((2, rank), np.int64)
+        for axis, (before, after) in widths.items():
+            every[:, axis] = before, after
+        return self.op("Pad", tensor, self.ints(*every.reshape(-1).tolist()))
+
     def unbroadcast(self, tensor: str, *, output: str, operand: str) -> str:
         """Sum `tensor`, shaped like `output`, over the axes along which `operand` was broadcast to it.
 

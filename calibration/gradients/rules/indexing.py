@@ -19,7 +19,7 @@ def _gather(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
         distinct = np.unique(places % size).size == places.size
         if distinct and places.ndim <= 1:
             whole = tape.op("Unsqueeze", grad, tape.ints(axis)) if places.ndim == 0 else grad
-            return [placed(tape, whole, axis, places.reshape(-1) % size, size)]
+            return [placed(tape, whole, axis, places.reshape(-1) % size, size, rank=rank)]
     flat = _with_one_axis(tape, grad, x, axis)
     column = tape.op("Reshape", indices, tape.ints(-1, *[1] * (rank - 1 - axis)))
     everywhere = tape.op("Expand", column, tape.op("Shape", flat))

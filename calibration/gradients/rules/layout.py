@@ -62,18 +62,18 @@ def _slice(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
         size = tape.static_dims(x, [axis])[0]
         # ONNX reaches index 0 from behind with any end below -size, Python only with None.
         stop = None if step < 0 and end < -size else end
-        grad = placed(tape, grad, axis, np.arange(size)[start:stop:step], size)
+        grad = placed(tape, grad, axis, np.arange(size)[start:stop:step], size, rank=len(tape.dims(x)))
     return [grad]
 
 
-def placed(tape: Tape, grad: str, axis: int, places: Array, size: int) -> str:
+def placed(tape: Tape, grad: str, axis: int, places: Array, size: int, *, rank: int) -> str:
     """Append zeros of length `size` along `axis`, with `grad` at `places`, none of which occurs twice."""
     begin = int(places[0]) if len(places) else 0
     if np.array_equal(places, np.arange(begin, begin + len(places))):
-        return tape.op("Pad", grad, tape.ints(begin, size - begin - len(places)), "", tape.ints(axis))
+        return tape.pad(grad, {axis: (begin, size - begin - len(places))}, rank=rank)
     source = np.full(size, len(places))
     source[places] = np.arange(len(places))
-    with_zero = tape.op("Pad", grad, tape.ints(0, 1), "", tape.ints(axis))
+    with_zero = tape.pad(grad, {axis: (0, 1)}, rank=rank)
     return tape.op("Gather", with_zero, tape.constant(source, np.int64), axis=axis)
 
 

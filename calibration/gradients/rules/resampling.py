@@ -36,10 +36,9 @@ def _pad(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
     """Cut constant padding off; add what other padding repeats to the pixels it repeats."""
     x, mode, pads = node.input[0], attributes_of(node).get("mode", "constant"), constants(tape, node, 1)
     rank = len(tape.dims(x))
-    axes = [axis % rank for axis in constants(tape, node, 3) or range(rank)]
     if mode == "constant":
-        return [tape.op("Pad", grad, tape.ints(*(-width for width in pads)), "", tape.ints(*axes))]
-    for axis, before, after in zip(axes, pads, pads[len(axes) :], strict=False):
+        return [tape.op("Pad", grad, tape.ints(*(-width for width in pads)))]
+    for axis, (before, after) in enumerate(zip(pads[:rank], pads[rank:], strict=True)):
         if before or after:
             size = tape.static_dims(x, [axis])[0]
             grad = along(tape, grad, axis, _repeated(node, size, (before, after), mode), rank=rank)

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -83,5 +85,92 @@ def test_an_axis_that_is_known_only_at_run_time_agrees_with_torch(trunk, pixels)
     x = torch.tensor(pixels, requires_grad=True)
     weights = torch.randn(len(pixels), 4)
     (expected,) = torch.autograd.grad((network(x).logits * weights).sum(), x)
+    found = graph.vjp(pixels, {"logits": weights.numpy()})
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+class _Chunks(torch.nn.Module):
+    """Attention whose queries, keys and values are cut from one projection, at places taken from its shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = torch.nn.Linear(8, 24)
+
+    def forward(self, pixels):
+        queries, keys, values = self.project(pixels.flatten(1, 2)).chunk(3, dim=-1)
+        return (queries @ keys.transpose(1, 2)).softmax(-1) @ values
+
+
+class _SplitHeads(torch.nn.Module):
+    """Attention as timm has it: heads and parts are axes, which indices take apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = torch.nn.Linear(8, 24)
+
+    def forward(self, pixels):
+        tokens = self.project(pixels.flatten(1, 2))
+        images, n, width = tokens.shape
+        parts = tokens.reshape(images, n, 3, 2, width // 6).permute(2, 0, 3, 1, 4)
+        attended = (parts[0] @ parts[1].transpose(-2, -1)).softmax(-1) @ parts[2]
+        return attended.transpose(1, 2).reshape(images, n, width // 3)
+
+
+class _Shuffle(torch.nn.Module):
+    """Channels shuffled and halved, as in ShuffleNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.planes = torch.nn.Conv2d(1, 8, 3)
+
+    def forward(self, pixels):
+        planes = self.planes(pixels)
+        images, channels, height, width = planes.shape
+        shuffled = (
+            planes.view(images, 2, channels // 2, height, width).transpose(1, 2).reshape(images, -1, height, width)
+        )
+        left, right = shuffled.chunk(2, 1)
+        return left.relu() * right.sigmoid()
+
+
+class _Normalised(torch.nn.Module):
+    """A layer whose exported form asks for the rank of its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.planes, self.norm = torch.nn.Conv2d(1, 6, 3), torch.nn.LocalResponseNorm(3)
+
+    def forward(self, pixels):
+        return self.norm(self.planes(pixels))
+
+
+def _by_tracing(network, pixels, opset):
+    file = io.BytesIO()
+    names = {"input_names": ["pixels"], "output_names": ["logits"]}
+    axes = {"pixels": {0: "N"}, "logits": {0: "N"}}
+    torch.onnx.export(network, (pixels,), file, dynamo=False, opset_version=opset, dynamic_axes=axes, **names)
+    return file.getvalue()
+
+
+def _by_dynamo(network, pixels, opset):
+    file = io.BytesIO()
+    names = {"input_names": ["pixels"], "output_names": ["logits"], "verbose": False}
+    shapes = ({0: torch.export.Dim("N")},)
+    torch.onnx.export(
+        network, (pixels,), file, opset_version=opset, dynamic_shapes=shapes, external_data=False, **names
+    )
+    return file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore")  # those of both exporters
+@pytest.mark.parametrize("trunk", [_Chunks, _SplitHeads, _Shuffle, _Normalised])
+@pytest.mark.parametrize(("export", "opset"), [(_by_tracing, 13), (_by_tracing, 17), (_by_dynamo, 18)])
+def test_sizes_that_a_graph_works_out_agree_with_torch(trunk, export, opset, pixels):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(trunk(), torch.nn.Flatten(), torch.nn.LazyLinear(4)).eval()
+    x = torch.tensor(pixels, requires_grad=True)
+    weights = torch.randn(len(pixels), 4)
+    (expected,) = torch.autograd.grad((network(x) * weights).sum(), x)
+    graph = GradientGraph(export(network, torch.tensor(pixels[:2]), opset), of=["logits"], threads=1)
     found = graph.vjp(pixels, {"logits": weights.numpy()})
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5 * float(expected.abs().max()))
