@@ -8,8 +8,9 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from calibration.gradients.forward import ForwardGraph
 from calibration.gradients.reverse import check_supported, differentiate
+from calibration.graphs.inference import infer_types
 from calibration.graphs.tape import Tape
-from calibration.graphs.types import TensorType, infer_types, value_info
+from calibration.graphs.types import TensorType, value_info
 from calibration.objectives import Objective
 
 _FLOAT = TensorType(element=TensorProto.FLOAT, dims=None)

@@ -9,10 +9,11 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from calibration.gradients.rewriting import padded_on_all_axes, pooled_before_relu
 from calibration.gradients.sizes import fixed_numbers, local_shapes
+from calibration.graphs.inference import infer_types
 from calibration.graphs.operators import FLAT, QUANTIZED_RANGE, is_integer_arithmetic
 from calibration.graphs.reading import Model, constants_of, folded, opset_of, read_model
 from calibration.graphs.tape import FLOATS, Tape, described, listed
-from calibration.graphs.types import BATCH, TensorType, declared_types, infer_types
+from calibration.graphs.types import BATCH, TensorType, declared_types
 from runtime.errors import ModelError, UsageError
 
 HEADS = ("logits", "robust_logits")

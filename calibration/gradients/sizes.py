@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from calibration.graphs.operators import RANDOM
-from calibration.graphs.reading import computed, has_subgraph
-from calibration.graphs.tape import Array, attributes_of
-from calibration.graphs.types import BATCH, TensorType
+from calibration.graphs.inference import numbers_from_shapes
+from calibration.graphs.tape import attributes_of
+from calibration.graphs.types import TensorType
 
 _BATCHES = (1, 2, 3, 61, 4096)
 """Batch sizes of which none may change a number that is taken for fixed."""
@@ -63,7 +62,7 @@ def fixed_numbers(
     Raises:
         ModelError: A node of that kind cannot be computed.
     """
-    first, *others = (_computed_from_shapes(nodes, constants, types, batch) for batch in _BATCHES)
+    first, *others = (numbers_from_shapes(nodes, constants, types, batch) for batch in _BATCHES)
     fixed = {
         name
         for name, value in first.items()
@@ -71,27 +70,3 @@ def fixed_numbers(
     }
     whole = [node for node in nodes if fixed.issuperset(node.output)]
     return {name: numpy_helper.from_array(first[name], name) for node in whole for name in node.output}
-
-
-def _computed_from_shapes(
-    nodes: Sequence[NodeProto], constants: Mapping[str, TensorProto], types: Mapping[str, TensorType], batch: int
-) -> dict[str, Array]:
-    """Return the value of every tensor that depends on shapes and constants alone, at one batch size."""
-    found: dict[str, Array] = {}
-    for node in nodes:
-        read = [name for name in node.input if name]
-        if node.op_type == "Shape":
-            dims = types[read[0]].dims if read[0] in types else None
-            if dims is not None and all(size == BATCH or isinstance(size, int) for size in dims):
-                attributes = attributes_of(node)
-                sizes = [batch if size == BATCH else size for size in dims]
-                found[node.output[0]] = np.array(sizes[attributes.get("start", 0) : attributes.get("end")], np.int64)
-        elif (
-            not found.keys().isdisjoint(read)
-            and all(name in found or name in constants for name in read)
-            and node.op_type not in RANDOM
-            and not has_subgraph(node)
-        ):
-            values = {name: found[name] if name in found else numpy_helper.to_array(constants[name]) for name in read}
-            found.update(computed(node, values))
-    return found

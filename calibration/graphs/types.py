@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, shape_inference
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
 from runtime.errors import ModelError
 
 BATCH = "N"
 """The symbol of the batch axis."""
-
-_SMALL_BYTES = 1024
-_PROBES = (1009, 1013)
-_UNKNOWN_TO_INFERENCE = frozenset(["GroupNormalization"])
-"""Operators whose output is like their input, of which ONNX's shape inference knows nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,34 +25,6 @@ class TensorType:
 
     element: int
     dims: tuple[int | str | None, ...] | None
-
-
-def infer_types(
-    nodes: Iterable[NodeProto],
-    constants: Mapping[str, TensorProto],
-    inputs: Mapping[str, TensorType],
-    *,
-    opset: int,
-) -> dict[str, TensorType]:
-    """Infer element types and axes of every tensor that `nodes` compute.
-
-    ONNX loses the batch symbol where a Reshape says -1, so the batch size is set to two primes in turn: an axis
-    that comes out as both of them is the batch axis, one that stays the same is fixed. Large constants are passed by
-    type alone.
-    """
-    small = [tensor for tensor in constants.values() if len(tensor.raw_data) <= _SMALL_BYTES]
-    large = {
-        name: TensorType(element=tensor.data_type, dims=tuple(tensor.dims))
-        for name, tensor in constants.items()
-        if len(tensor.raw_data) > _SMALL_BYTES
-    }
-    nodes, probes = list(nodes), []
-    for batch in _PROBES:
-        values = [value_info(name, _at(known, batch)) for name, known in {**inputs, **large}.items()]
-        graph = helper.make_graph([_inferable(node) for node in nodes], "forward", values, [], initializer=small)
-        probes.append(declared_types(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])))
-    inferred = {name: _merged(known, probes[1][name]) for name, known in probes[0].items()}
-    return {name: TensorType(element=c.data_type, dims=tuple(c.dims)) for name, c in constants.items()} | inferred
 
 
 def declared_types(model: ModelProto) -> dict[str, TensorType]:
@@ -79,6 +45,11 @@ def declared_types(model: ModelProto) -> dict[str, TensorType]:
     return types
 
 
+def type_of(tensor: TensorProto) -> TensorType:
+    """Return the type of a constant."""
+    return TensorType(element=tensor.data_type, dims=tuple(tensor.dims))
+
+
 def value_info(name: str, known: TensorType) -> ValueInfoProto:
     """Write a tensor type down as ONNX does."""
     return helper.make_tensor_value_info(name, known.element, known.dims)
@@ -87,27 +58,6 @@ def value_info(name: str, known: TensorType) -> ValueInfoProto:
 def first_line(error: Exception) -> str:
     """Return the first line of the message of a foreign error, or its type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _inferable(node: NodeProto) -> NodeProto:
-    if node.op_type not in _UNKNOWN_TO_INFERENCE:
-        return node
-    return helper.make_node("Identity", node.input[:1], node.output[:1])
-
-
-def _at(known: TensorType, batch: int) -> TensorType:
-    if known.dims is None:
-        return known
-    return TensorType(element=known.element, dims=tuple(batch if size == BATCH else size for size in known.dims))
-
-
-def _merged(first: TensorType, second: TensorType) -> TensorType:
-    if first.dims is None or second.dims is None:
-        return TensorType(element=first.element, dims=None)
-    pairs = zip(first.dims, second.dims, strict=True)
-    return TensorType(
-        element=first.element, dims=tuple(BATCH if (a, b) == _PROBES else a if a == b else None for a, b in pairs)
-    )
 
 
 def _dim(dim: Any) -> int | str | None:

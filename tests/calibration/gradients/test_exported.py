@@ -133,6 +133,18 @@ class _Shuffle(torch.nn.Module):
         return left.relu() * right.sigmoid()
 
 
+class _ClassToken(torch.nn.Module):
+    """A token of its own before those of the image, repeated for each one."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = torch.nn.Parameter(torch.randn(1, 1, 8))
+
+    def forward(self, pixels):
+        tokens = torch.cat((self.token.expand(pixels.shape[0], -1, -1), pixels.flatten(1, 2)), dim=1)
+        return tokens @ tokens.transpose(1, 2)
+
+
 class _Normalised(torch.nn.Module):
     """A layer whose exported form asks for the rank of its input."""
 
@@ -163,7 +175,7 @@ def _by_dynamo(network, pixels, opset):
 
 
 @pytest.mark.filterwarnings("ignore")  # those of both exporters
-@pytest.mark.parametrize("trunk", [_Chunks, _SplitHeads, _Shuffle, _Normalised])
+@pytest.mark.parametrize("trunk", [_Chunks, _SplitHeads, _Shuffle, _ClassToken, _Normalised])
 @pytest.mark.parametrize(("export", "opset"), [(_by_tracing, 13), (_by_tracing, 17), (_by_dynamo, 18)])
 def test_sizes_that_a_graph_works_out_agree_with_torch(trunk, export, opset, pixels):
     torch.manual_seed(0)
