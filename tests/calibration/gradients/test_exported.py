@@ -133,6 +133,17 @@ class _Shuffle(torch.nn.Module):
         return left.relu() * right.sigmoid()
 
 
+class _Rows(torch.nn.Module):
+    """Rows read one after the other, in both directions, by two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.reader = torch.nn.LSTM(8, 6, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, pixels):
+        return self.reader(pixels.flatten(1, 2))[0]
+
+
 class _ClassToken(torch.nn.Module):
     """A token of its own before those of the image, repeated for each one."""
 
@@ -175,9 +186,20 @@ def _by_dynamo(network, pixels, opset):
 
 
 @pytest.mark.filterwarnings("ignore")  # those of both exporters
-@pytest.mark.parametrize("trunk", [_Chunks, _SplitHeads, _Shuffle, _ClassToken, _Normalised])
-@pytest.mark.parametrize(("export", "opset"), [(_by_tracing, 13), (_by_tracing, 17), (_by_dynamo, 18)])
-def test_sizes_that_a_graph_works_out_agree_with_torch(trunk, export, opset, pixels):
+@pytest.mark.parametrize("trunk", [_Chunks, _SplitHeads, _Shuffle, _ClassToken, _Rows, _Normalised])
+def test_what_tracing_leaves_to_the_graph_agrees_with_torch(trunk, pixels):
+    agrees_with_torch(trunk, _by_tracing, 17, pixels)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("trunk", "export", "opset"), [(_Chunks, _by_tracing, 13), (_SplitHeads, _by_dynamo, 18), (_Rows, _by_dynamo, 18)]
+)
+def test_other_exports_agree_with_torch(trunk, export, opset, pixels):
+    agrees_with_torch(trunk, export, opset, pixels)
+
+
+def agrees_with_torch(trunk, export, opset, pixels):
     torch.manual_seed(0)
     network = torch.nn.Sequential(trunk(), torch.nn.Flatten(), torch.nn.LazyLinear(4)).eval()
     x = torch.tensor(pixels, requires_grad=True)
