@@ -9,6 +9,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from calibration.gradients.recurrence import unrolled
 from calibration.gradients.rewriting import padded_on_all_axes, pooled_before_relu
+from calibration.gradients.sampling import sampled
 from calibration.gradients.sizes import fixed_numbers, local_shapes
 from calibration.graphs.inference import infer_types
 from calibration.graphs.operators import FLAT, QUANTIZED_RANGE, is_integer_arithmetic
@@ -92,7 +93,8 @@ def forward_graph(model: Model, *, wrt: str, of: Sequence[str] | None) -> Forwar
     _check_nodes(nodes, wrt, constants)
     source = TensorType(element=types[wrt].element, dims=_batched(types[wrt].dims))
     nodes, known = _with_fixed_sizes(nodes, constants, {wrt: source}, heads, opset=opset_of(proto))
-    nodes = _ancestors(list(unrolled(nodes, constants, known)), heads, stop=wrt)
+    nodes = list(unrolled(list(sampled(nodes, constants, known)), constants, known))
+    nodes = _ancestors(nodes, heads, stop=wrt)
     nodes = list(padded_on_all_axes(pooled_before_relu(nodes, heads), constants, known))
     known = infer_types(nodes, constants, {wrt: source}, opset=opset_of(proto))
     active = active_tensors(nodes, wrt, known)

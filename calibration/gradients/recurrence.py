@@ -6,12 +6,11 @@ Source: the ONNX operators LSTM, GRU and RNN, whose letters are used here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, numpy_helper
 
+from calibration.gradients.writer import Writer
 from calibration.graphs.tape import Array, attributes_of, described
 from calibration.graphs.types import TensorType
 from runtime.errors import ModelError
@@ -43,7 +42,7 @@ class _Layer:
     """One recurrent layer while it is written down."""
 
     def __init__(self, node: NodeProto, constants: dict[str, TensorProto], types: Mapping[str, TensorType]) -> None:
-        self._node, self._constants = node, constants
+        self._node, self._constants, self._to = node, constants, Writer(node, constants)
         self._x, self._w, self._r, self._b, lengths, self._h, self._c, peepholes = [*node.input, *[""] * 8][:8]
         attributes = attributes_of(node)
         given = [name for name in ("clip", "input_forget") if attributes.get(name)]
@@ -68,29 +67,26 @@ class _Layer:
                 "the batch axis symbolic"
             )
         self._steps = steps
-        self._written: list[NodeProto] = []
-        self._count = 0
 
     def unroll(self) -> list[NodeProto]:
         """Return the nodes of all steps in all directions."""
-        x = self._op("Transpose", self._x, perm=[1, 0, 2]) if self._batch_first else self._x
+        x = self._to.op("Transpose", self._x, perm=[1, 0, 2]) if self._batch_first else self._x
         sequences, last = zip(*(self._direction(x, number) for number in range(len(self._backwards))), strict=True)
-        by_step = [self._stacked([one[step] for one in sequences]) for step in range(self._steps)]
+        by_step = [self._to.stack([one[step] for one in sequences]) for step in range(self._steps)]
         whole, final = ([2, 0, 1, 3], [1, 0, 2]) if self._batch_first else ([0, 1, 2, 3], [0, 1, 2])
-        results = [self._op("Transpose", self._stacked(by_step), perm=whole)]
-        results += [self._op("Transpose", self._stacked(states), perm=final) for states in zip(*last, strict=True)]
-        for made, name in zip(results, self._node.output, strict=False):
-            if name:
-                self._written.append(helper.make_node("Identity", [made], [name], name=name))
-        return self._written
+        results = [self._to.op("Transpose", self._to.stack(by_step), perm=whole)]
+        results += [self._to.op("Transpose", self._to.stack(states), perm=final) for states in zip(*last, strict=True)]
+        for index, made in enumerate(results):
+            self._to.result(index, made)
+        return self._to.written
 
     def _direction(self, x: str, number: int) -> tuple[list[str], _State]:
         """Return the hidden states ``(N, H)`` in the order of the steps, and the last state."""
         w, r = self._weights(self._w, number).T, self._weights(self._r, number).T
         size, gates = len(r), r.shape[1]
         bias = self._weights(self._b, number) if self._b else np.zeros(2 * gates, np.float32)
-        projected = self._op("Add", self._op("MatMul", x, self._constant(w)), self._constant(bias[:gates]))
-        inputs = self._split(projected, [1] * self._steps, axis=0)
+        projected = self._to.op("Add", self._to.op("MatMul", x, self._to.constant(w)), self._to.constant(bias[:gates]))
+        inputs = self._to.split(projected, [1] * self._steps, axis=0)
         names = (self._h, self._c) if self._node.op_type == "LSTM" else (self._h,)
         state = tuple(self._first(name, number, size) for name in names)
         step = {"LSTM": self._lstm, "GRU": self._gru, "RNN": self._rnn}[self._node.op_type]
@@ -98,87 +94,63 @@ class _Layer:
         activations = self._activations[number * count : (number + 1) * count]
         run, hidden = step(r, bias[gates:], activations), list[str]()
         for one in reversed(inputs) if self._backwards[number] else inputs:
-            state = run(self._op("Squeeze", one, self._ints(0)), state)
+            state = run(self._to.op("Squeeze", one, self._to.ints(0)), state)
             hidden.append(state[0])
         return hidden[::-1] if self._backwards[number] else hidden, state
 
     def _lstm(self, r: Array, bias: Array, activations: Sequence[str]) -> Callable[[str, _State], _State]:
-        weights, bias_name, sizes = self._constant(r), self._constant(bias), [len(r)] * 4
+        weights, bias_name, sizes = self._to.constant(r), self._to.constant(bias), [len(r)] * 4
         f, g, h = activations
 
         def step(x: str, state: _State) -> _State:
-            both = self._op("Add", self._op("Add", x, self._op("MatMul", state[0], weights)), bias_name)
-            i, o, forget, c = self._split(both, sizes, axis=1)
-            kept = self._op("Mul", self._op(f, forget), state[1])
-            cell = self._op("Add", kept, self._op("Mul", self._op(f, i), self._op(g, c)))
-            return self._op("Mul", self._op(f, o), self._op(h, cell)), cell
+            both = self._to.op("Add", self._to.op("Add", x, self._to.op("MatMul", state[0], weights)), bias_name)
+            i, o, forget, c = self._to.split(both, sizes, axis=1)
+            kept = self._to.op("Mul", self._to.op(f, forget), state[1])
+            cell = self._to.op("Add", kept, self._to.op("Mul", self._to.op(f, i), self._to.op(g, c)))
+            return self._to.op("Mul", self._to.op(f, o), self._to.op(h, cell)), cell
 
         return step
 
     def _gru(self, r: Array, bias: Array, activations: Sequence[str]) -> Callable[[str, _State], _State]:
         size = len(r)
-        gates, candidate = self._constant(r[:, : 2 * size]), self._constant(r[:, 2 * size :])
-        gate_bias, candidate_bias = self._constant(bias[: 2 * size]), self._constant(bias[2 * size :])
-        one = self._constant(np.float32(1))
+        gates, candidate = self._to.constant(r[:, : 2 * size]), self._to.constant(r[:, 2 * size :])
+        gate_bias, candidate_bias = self._to.constant(bias[: 2 * size]), self._to.constant(bias[2 * size :])
+        one = self._to.constant(np.float32(1))
         f, g = activations
 
         def step(x: str, state: _State) -> _State:
-            of_gates, of_candidate = self._split(x, [2 * size, size], axis=1)
-            felt = self._op("Add", self._op("MatMul", state[0], gates), gate_bias)
-            z, reset = self._split(self._op(f, self._op("Add", of_gates, felt)), [size, size], axis=1)
+            of_gates, of_candidate = self._to.split(x, [2 * size, size], axis=1)
+            felt = self._to.op("Add", self._to.op("MatMul", state[0], gates), gate_bias)
+            z, reset = self._to.split(self._to.op(f, self._to.op("Add", of_gates, felt)), [size, size], axis=1)
             if self._reset_after:
-                memory = self._op("Add", self._op("MatMul", state[0], candidate), candidate_bias)
-                memory = self._op("Mul", reset, memory)
+                memory = self._to.op("Add", self._to.op("MatMul", state[0], candidate), candidate_bias)
+                memory = self._to.op("Mul", reset, memory)
             else:
-                kept = self._op("Mul", reset, state[0])
-                memory = self._op("Add", self._op("MatMul", kept, candidate), candidate_bias)
-            new = self._op("Mul", self._op("Sub", one, z), self._op(g, self._op("Add", of_candidate, memory)))
-            return (self._op("Add", new, self._op("Mul", z, state[0])),)
+                kept = self._to.op("Mul", reset, state[0])
+                memory = self._to.op("Add", self._to.op("MatMul", kept, candidate), candidate_bias)
+            new = self._to.op(
+                "Mul", self._to.op("Sub", one, z), self._to.op(g, self._to.op("Add", of_candidate, memory))
+            )
+            return (self._to.op("Add", new, self._to.op("Mul", z, state[0])),)
 
         return step
 
     def _rnn(self, r: Array, bias: Array, activations: Sequence[str]) -> Callable[[str, _State], _State]:
-        weights, bias_name = self._constant(r), self._constant(bias)
+        weights, bias_name = self._to.constant(r), self._to.constant(bias)
 
         def step(x: str, state: _State) -> _State:
-            felt = self._op("Add", self._op("MatMul", state[0], weights), bias_name)
-            return (self._op(activations[0], self._op("Add", x, felt)),)
+            felt = self._to.op("Add", self._to.op("MatMul", state[0], weights), bias_name)
+            return (self._to.op(activations[0], self._to.op("Add", x, felt)),)
 
         return step
 
     def _first(self, name: str, number: int, size: int) -> str:
         """Return the state before the first step: ``(N, H)``, or zeros ``(1, H)``."""
         if not name:
-            return self._constant(np.zeros((1, size), np.float32))
-        return self._op("Gather", name, self._constant(np.int64(number)), axis=int(self._batch_first))
+            return self._to.constant(np.zeros((1, size), np.float32))
+        return self._to.op("Gather", name, self._to.constant(np.int64(number)), axis=int(self._batch_first))
 
     def _weights(self, name: str, number: int) -> Array:
         if name not in self._constants:
             raise ModelError(f"expected {described(self._node)} with constant weights, got the computed {name!r}")
         return np.asarray(numpy_helper.to_array(self._constants[name])[number])
-
-    def _stacked(self, tensors: Sequence[str]) -> str:
-        parts = [self._op("Unsqueeze", one, self._ints(0)) for one in tensors]
-        return self._op("Concat", *parts, axis=0)
-
-    def _split(self, tensor: str, sizes: list[int], *, axis: int) -> list[str]:
-        names = [self._fresh() for _ in sizes]
-        self._written.append(helper.make_node("Split", [tensor, self._ints(*sizes)], names, name=names[0], axis=axis))
-        return names
-
-    def _op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        name = self._fresh()
-        self._written.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def _ints(self, *values: int) -> str:
-        return self._constant(np.array(values, np.int64))
-
-    def _constant(self, value: npt.ArrayLike) -> str:
-        name = self._fresh()
-        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), name)
-        return name
-
-    def _fresh(self) -> str:
-        self._count += 1
-        return f"{next(filter(None, self._node.output))}/part_{self._count}"
