@@ -194,8 +194,21 @@ def _restore(run: Run, progress: dict[str, Any]) -> None:
         run.average.n_averaged.fill_(progress["averaged"])
         run.network.load_state_dict(progress["weights"])
     run.optimizer.load_state_dict(progress["optimizer"])
+    _check_moments(run.optimizer)
     run.schedule.load_state_dict(progress["schedule"])
     run.epoch, run.step, run.loss_sum = progress["epoch"], progress["step"], progress["loss_sum"]
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Compare the shapes of moments and weights, which PyTorch does not, and then fails in the first step.
+
+    Raises:
+        ValueError: They differ.
+    """
+    for weight, moments in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            if moments[name].shape != weight.shape:
+                raise ValueError(f"expected {name} {tuple(weight.shape)}, got {tuple(moments[name].shape)}")
 
 
 def load(split: Split, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:

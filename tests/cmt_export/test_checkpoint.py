@@ -212,6 +212,14 @@ def test_progress_of_another_network_is_refused(bars, checkpoint):
         resume(bars, checkpoint)
 
 
+def test_moments_of_another_shape_are_refused(bars, checkpoint):
+    state = begin(bars, recipe=checkpoint.recipe).optimizer.state_dict()
+    moments = {"step": torch.ones(()), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}
+    checkpoint.progress = PROGRESS | {"optimizer": state | {"state": {0: moments}}}
+    with pytest.raises(ModelError, match=r"a damaged one \(ValueError: expected exp_avg \(.*\), got \(3,\)\)"):
+        resume(bars, checkpoint)
+
+
 def test_weights_of_another_network_are_refused(checkpoint):
     checkpoint.weights.pop("head.bias")
     with pytest.raises(ModelError, match="expected weights of the trunk 'oracle'"):
