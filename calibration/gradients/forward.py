@@ -126,7 +126,7 @@ def _with_fixed_sizes(
         if not numbers:
             return nodes, known
         constants.update(numbers)
-        nodes = [node for node in nodes if not numbers.keys() >= set(node.output)]
+        nodes = [node for node in nodes if not numbers.keys() >= {*filter(None, node.output)}]
         nodes = _ancestors(folded(nodes, constants), heads, stop=next(iter(source)))
 
 

@@ -57,16 +57,12 @@ def _descendants(nodes: Iterable[NodeProto], source: str) -> set[str]:
 def fixed_numbers(
     nodes: Sequence[NodeProto], constants: Mapping[str, TensorProto], types: Mapping[str, TensorType]
 ) -> dict[str, TensorProto]:
-    """Return what is computed from shapes and constants alone, and is the same for every batch size.
-
-    Raises:
-        ModelError: A node of that kind cannot be computed.
-    """
+    """Return what is computed from shapes and constants alone, and is the same for every batch size."""
     first, *others = (numbers_from_shapes(nodes, constants, types, batch) for batch in _BATCHES)
     fixed = {
         name
         for name, value in first.items()
         if all(name in other and np.array_equal(value, other[name]) for other in others)
     }
-    whole = [node for node in nodes if fixed.issuperset(node.output)]
-    return {name: numpy_helper.from_array(first[name], name) for node in whole for name in node.output}
+    whole = [node for node in nodes if fixed.issuperset(filter(None, node.output))]
+    return {name: numpy_helper.from_array(first[name], name) for node in whole for name in node.output if name}

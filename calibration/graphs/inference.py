@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -11,6 +12,7 @@ from calibration.graphs.operators import RANDOM
 from calibration.graphs.reading import computed, has_subgraph
 from calibration.graphs.tape import Array, attributes_of
 from calibration.graphs.types import BATCH, TensorType, declared_types, type_of, value_info
+from runtime.errors import ModelError
 
 _SMALL_BYTES = 1024
 _PROBES = (1009, 1013)
@@ -54,7 +56,7 @@ def _types_at(
     numbers: dict[str, TensorProto] = {}
     while True:
         known = {**constants, **numbers}
-        rest = [node for node in nodes if not numbers.keys() >= set(node.output)]
+        rest = [node for node in nodes if not numbers.keys() >= {*filter(None, node.output)}]
         types = _inferred(rest, known, sources, opset)
         found = numbers_from_shapes(nodes, constants, types, batch)
         if found.keys() <= numbers.keys():
@@ -79,11 +81,7 @@ def _inferred(
 def numbers_from_shapes(
     nodes: Sequence[NodeProto], constants: Mapping[str, TensorProto], types: Mapping[str, TensorType], batch: int
 ) -> dict[str, Array]:
-    """Return the value of every tensor that depends on shapes and constants alone, at one batch size.
-
-    Raises:
-        ModelError: A node of that kind cannot be computed.
-    """
+    """Return the value of every tensor that depends on shapes and constants alone, at one batch size."""
     found: dict[str, Array] = {}
     for node in nodes:
         read = [name for name in node.input if name]
@@ -96,7 +94,8 @@ def numbers_from_shapes(
         elif not found.keys().isdisjoint(read) and all(name in found or name in constants for name in read):
             values = {name: found[name] if name in found else numpy_helper.to_array(constants[name]) for name in read}
             if _is_arithmetic(node, list(values.values())):
-                found.update(computed(node, values))
+                with suppress(ModelError):  # what cannot be computed ahead stays in the graph
+                    found.update(computed(node, values))
     return found
 
 

@@ -148,4 +148,4 @@ def computed(node: NodeProto, values: dict[str, Array]) -> dict[str, Array]:
             f"expected {described(node)} of constants to be computable, got {first_line(error)}; "
             "export the model with constants folded"
         ) from error
-    return dict(zip(node.output, map(np.asarray, results), strict=False))
+    return {name: np.asarray(value) for name, value in zip(node.output, results, strict=False) if name}
