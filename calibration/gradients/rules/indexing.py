@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
-from calibration.gradients.rules.layout import placed
+from calibration.gradients.rules.layout import constants, placed
 from calibration.graphs.tape import Tape, attributes_of, described
 from runtime.errors import ModelError
 
@@ -105,7 +105,29 @@ def _top_k(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
     return [tape.op("ScatterElements", tape.zeros_like(x), node.output[1], grad, axis=axis)]
 
 
+def _col2im(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    """Take every block of pixels from where it was added; what lay outside the image gets nothing."""
+    attributes = attributes_of(node)
+    image, block = constants(tape, node, 1), constants(tape, node, 2)
+    rank, pixels = len(image), int(np.prod(image))
+    strides, dilations = (attributes.get(name) or [1] * rank for name in ("strides", "dilations"))
+    pads = attributes.get("pads") or [0] * 2 * rank
+    place, inside = np.zeros((), np.int64), np.ones((), bool)
+    for axis, (size, width) in enumerate(zip(image, block, strict=True)):
+        extent, around = dilations[axis] * (width - 1) + 1, size + pads[axis] + pads[rank + axis]
+        starts = np.arange(0, around - extent + 1, strides[axis]) - pads[axis]
+        along = np.add.outer(dilations[axis] * np.arange(width), starts)
+        along = along.reshape([1] * axis + [width] + [1] * (rank - 1) + [len(starts)] + [1] * (rank - 1 - axis))
+        place, inside = place * size + along, inside & (along >= 0) & (along < size)
+    table = np.where(inside, place, pixels)
+    columns = int(np.prod(table.shape[rank:]))
+    flat = tape.pad(tape.op("Reshape", grad, tape.ints(0, 0, pixels)), {2: (0, 1)}, rank=3)
+    taken = tape.op("Gather", flat, tape.constant(table.reshape(-1), np.int64), axis=2)
+    return [tape.op("Reshape", taken, tape.ints(0, -1, columns))]
+
+
 RULES = {
+    "Col2Im": _col2im,
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,

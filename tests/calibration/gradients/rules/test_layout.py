@@ -44,7 +44,14 @@ LAYOUT = {
     "Unsqueeze": node("Unsqueeze", X, ints(1, -1)),
 }
 
+BLOCKS = "flat_blocks = Constant <value_ints = [0, 8, 30]> () blocks = Reshape (x, flat_blocks)"
+
 INDEXING = {
+    "Col2Im": node("Col2Im", "blocks", ints(7, 6), ints(2, 2), before=BLOCKS),
+    "Col2Im apart": node(
+        "Col2Im", "blocks", ints(12, 10), ints(2, 2), before=BLOCKS, strides=[2, 2], dilations=[2, 2], pads=[1, 0, 0, 1]
+    ),
+    "Col2Im of one line": node("Col2Im", "blocks", ints(120), ints(4), before=BLOCKS, strides=[4]),
     "Gather one": node("Gather", X, np.int64(-2), axis=1),
     "Gather some": node("Gather", X, ints(5, 0, 2), axis=1),
     "Gather repeated": node("Gather", X, ints(3, 0, 3), axis=2),
