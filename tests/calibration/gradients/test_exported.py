@@ -102,7 +102,7 @@ class _Chunks(torch.nn.Module):
 
 
 class _SplitHeads(torch.nn.Module):
-    """Attention as timm has it: heads and parts are axes, which indices take apart."""
+    """Attention whose heads and parts are axes, which indices take apart."""
 
     def __init__(self):
         super().__init__()
