@@ -8,8 +8,8 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from calibration.gradients.forward import ForwardGraph
 from calibration.gradients.reverse import check_supported, differentiate
-from calibration.graphs.inference import infer_types
 from calibration.graphs.tape import Tape
+from calibration.graphs.type_inference import infer_types
 from calibration.graphs.types import TensorType, value_info
 from calibration.objectives import Objective
 

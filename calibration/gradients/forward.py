@@ -9,12 +9,12 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from calibration.gradients.recurrence import unrolled
 from calibration.gradients.rewriting import padded_on_all_axes, pooled_before_relu
-from calibration.gradients.sampling import sampled
 from calibration.gradients.sizes import fixed_numbers, local_shapes
-from calibration.graphs.inference import infer_types
+from calibration.gradients.spatial_transformers import sampled
 from calibration.graphs.operators import FLAT, QUANTIZED_RANGE, is_integer_arithmetic
 from calibration.graphs.reading import Model, constants_of, folded, opset_of, read_model
 from calibration.graphs.tape import FLOATS, Tape, described, listed
+from calibration.graphs.type_inference import infer_types
 from calibration.graphs.types import BATCH, TensorType, declared_types
 from runtime.errors import ModelError, UsageError
 
@@ -92,7 +92,7 @@ def forward_graph(model: Model, *, wrt: str, of: Sequence[str] | None) -> Forwar
     nodes = _ancestors(folded(nodes, constants), heads, stop=wrt)
     _check_nodes(nodes, wrt, constants)
     source = TensorType(element=types[wrt].element, dims=_batched(types[wrt].dims))
-    nodes, known = _with_fixed_sizes(nodes, constants, {wrt: source}, heads, opset=opset_of(proto))
+    nodes, known = _with_fixed_sizes(nodes, constants, wrt, source, heads, opset=opset_of(proto))
     nodes = list(unrolled(list(sampled(nodes, constants, known)), constants, known))
     nodes = _ancestors(nodes, heads, stop=wrt)
     nodes = list(padded_on_all_axes(pooled_before_relu(nodes, heads), constants, known))
@@ -114,20 +114,21 @@ def forward_graph(model: Model, *, wrt: str, of: Sequence[str] | None) -> Forwar
 def _with_fixed_sizes(
     nodes: list[NodeProto],
     constants: dict[str, TensorProto],
-    source: Mapping[str, TensorType],
+    wrt: str,
+    source: TensorType,
     heads: Sequence[str],
     *,
     opset: int,
 ) -> tuple[list[NodeProto], dict[str, TensorType]]:
     """Fold numbers that follow from fixed sizes, whose shapes fix the next ones, until none is left."""
     while True:
-        known = infer_types(nodes, constants, source, opset=opset)
+        known = infer_types(nodes, constants, {wrt: source}, opset=opset)
         numbers = fixed_numbers(nodes, constants, known)
         if not numbers:
             return nodes, known
         constants.update(numbers)
         nodes = [node for node in nodes if not numbers.keys() >= {*filter(None, node.output)}]
-        nodes = _ancestors(folded(nodes, constants), heads, stop=next(iter(source)))
+        nodes = _ancestors(folded(nodes, constants), heads, stop=wrt)
 
 
 def _batched(dims: tuple[int | str | None, ...] | None) -> tuple[int | str | None, ...] | None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from calibration.graphs.inference import numbers_from_shapes
 from calibration.graphs.tape import attributes_of
+from calibration.graphs.type_inference import numbers_from_shapes
 from calibration.graphs.types import TensorType
 
 _BATCHES = (1, 2, 3, 61, 4096)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from calibration.gradients.forward import ForwardGraph, active_tensors
 from calibration.gradients.rules.quantization import representable, scale_of
-from calibration.graphs.inference import infer_types
+from calibration.graphs.type_inference import infer_types
 
 
 def unrounded(forward: ForwardGraph) -> ForwardGraph:

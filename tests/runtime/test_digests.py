@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +59,25 @@ def test_field_order_counts() -> None:
 def test_a_file_without_threshold_has_no_digest() -> None:
     with pytest.raises(ModelError, match="expected the initializer threshold, got none"):
         graph_digest(onnx.model(onnx.graph([], {}, [], [])))
+
+
+@pytest.mark.parametrize("library", ["libcrypto.so.3", "libcrypto.so.none"])
+def test_an_openssl_that_offers_no_hash_stops_nothing(library: str, tmp_path: Path) -> None:
+    (tmp_path / "openssl.cnf").write_text(
+        "openssl_conf = here\n[here]\nproviders = these\n[these]\nbase = it\n[it]\nactivate = 1\n"
+    )
+    code = (
+        "from runtime import openssl; from runtime.digests import sha256\n"
+        f"openssl.OpenSSL.__init__.__defaults__ = ({library!r},)\n"
+        "print(sha256(b'abc').hexdigest())"
+    )
+    environment = os.environ | {"OPENSSL_CONF": str(tmp_path / "openssl.cnf")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from calibration.gradients.writer import Writer
-from calibration.graphs.tape import attributes_of, described
+from calibration.graphs.tape import Array, attributes_of, described
 from calibration.graphs.types import TensorType
 from runtime.errors import ModelError
 
@@ -50,7 +50,7 @@ def _affine_grid(
     return to.written
 
 
-def _centres(size: int, corners: bool) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _centres(size: int, corners: bool) -> Array:
     if corners:
         return np.linspace(-1, 1, size)
     return (2 * np.arange(size) + 1) / size - 1
