@@ -6,7 +6,7 @@ that the rule that decides is the shipped one, node for node, and not a second w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -72,7 +72,7 @@ class Judge:
         if artifact.spec.rule == "pair":
             self._outputs.append("robust_logits")
         model = _open(artifact.model) if hard else artifact.model
-        model = _cut(model, self._outputs) if source == "pixels" else model
+        model = cut_at_pixels(model, self._outputs) if source == "pixels" else model
         self._session = create_session(model, device=device, threads=threads)
 
     def verdicts(self, x: npt.NDArray[Any], on_batch: OnBatch = _ignore) -> Verdicts:
@@ -129,6 +129,24 @@ def _in_batches(run: Callable[[npt.NDArray[Any]], Verdicts], x: npt.NDArray[Any]
     )
 
 
+def cut_at_pixels(model: bytes, outputs: Sequence[str]) -> bytes:
+    """Return the part of a file between its tensor ``pixels`` and other ones, its nodes as they are.
+
+    Raises:
+        ModelError: It has no ``pixels``, or `outputs` follow from more than that.
+    """
+    proto = onnx.load_model_from_string(model)
+    known = {value.name for value in proto.graph.input}.union(*(node.output for node in proto.graph.node))
+    if "pixels" not in known:
+        raise ModelError("expected an inner tensor 'pixels' to attack, got none; export the file again")
+    try:
+        part = Extractor(proto).extract_model(["pixels"], list(outputs))
+        onnx.checker.check_model(part)
+    except (ValueError, KeyError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"expected verdicts that follow from 'pixels' alone, got: {one_line(error)}") from None
+    return bytes(part.SerializeToString())
+
+
 def round_to_images(pixels: FloatArray, images: ByteArray, *, budget: Budget | None) -> ByteArray:
     """Return attacked pixels as 8-bit images that keep the budget: the nearest, or near ones inside the ball.
 
@@ -145,16 +163,3 @@ def _open(model: bytes) -> bytes:
     threshold = next(tensor for tensor in proto.graph.initializer if tensor.name == "threshold")
     threshold.raw_data = np.float32(0).tobytes()
     return bytes(proto.SerializeToString())
-
-
-def _cut(model: bytes, outputs: list[str]) -> bytes:
-    proto = onnx.load_model_from_string(model)
-    made = {name for node in proto.graph.node for name in node.output}
-    if "pixels" not in made:
-        raise ModelError("expected an inner tensor 'pixels' to attack, got none; export the file again")
-    try:
-        part = Extractor(proto).extract_model(["pixels"], outputs)
-        onnx.checker.check_model(part)
-    except (ValueError, KeyError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"expected verdicts that follow from 'pixels' alone, got: {one_line(error)}") from None
-    return bytes(part.SerializeToString())

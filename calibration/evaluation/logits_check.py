@@ -1,4 +1,4 @@
-"""Whether what attacks take for logits are logits."""
+"""Whether what attacks take for logits are logits, and those of the file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import onnx
 
 from calibration.attacks.attack import FloatArray
 from calibration.gradients import GradientGraph
+from calibration.judge import cut_at_pixels
 from calibration.results.records import LogitsCheck
+from runtime.errors import ModelError
+from runtime.session import create_session
 
 _SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"})
 _ROUNDING = 1e-3
+_REWRITTEN = 1e-3
+_QUANTISED = 0.1
+"""How far logits may be from those of the file, of the largest one; a quantised value may fall to the other side."""
 
 
 def check_logits(file: str, model: bytes, graph: GradientGraph, pixels: FloatArray) -> tuple[LogitsCheck, ...]:
@@ -32,6 +38,30 @@ def check_logits(file: str, model: bytes, graph: GradientGraph, pixels: FloatArr
         )
         for name, values in graph.logits(pixels).items()
     )
+
+
+def require_logits_of_file(file: str, model: bytes, graph: GradientGraph, pixels: FloatArray) -> None:
+    """Compare the logits of a gradient graph, which rewrites nodes, with those of the file as it is.
+
+    Args:
+        file: What messages call the file.
+        model: Its bytes.
+        graph: The same file, started, differentiated with respect to ``pixels``.
+        pixels: Images to try it on, ``(n, C, H, W)`` float32 in [0, 1].
+
+    Raises:
+        ModelError: They differ by more than rounding: an attack would be told of another network.
+    """
+    session = create_session(cut_at_pixels(model, graph.of), device="cpu", threads=1)
+    expected = dict(zip(graph.of, session.run(list(graph.of), {"pixels": pixels}), strict=True))
+    share = _QUANTISED if graph.straight_through else _REWRITTEN
+    for name, found in graph.logits(pixels).items():
+        limit = share * max(1.0, float(np.abs(np.nan_to_num(expected[name])).max()))
+        if not np.allclose(found, expected[name], rtol=0, atol=limit, equal_nan=True):
+            raise ModelError(
+                f"{file}: expected the gradient graph to give {name} as the file does, got up to "
+                f"{np.nanmax(np.abs(found - expected[name])):.3g} away; this is a mistake of ours, report it"
+            )
 
 
 def _are_shares(rows: FloatArray) -> bool:

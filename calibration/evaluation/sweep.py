@@ -18,7 +18,7 @@ from calibration.attacks.attack import FloatArray
 from calibration.availability import measure_availability
 from calibration.datasets import Dataset
 from calibration.evaluation.cells import attack_key, measure_cell, title
-from calibration.evaluation.logits_check import check_logits
+from calibration.evaluation.logits_check import check_logits, require_logits_of_file
 from calibration.evaluation.planning import EvaluationConfig, Plan, make_plans
 from calibration.evaluation.probes import find_strongest, repeat, run_probes
 from calibration.evaluation.provenance import data_record, environment, model_record
@@ -160,7 +160,12 @@ def start_victims(
 
 
 def with_graph_checks(results: Results, source: Opened, graph: GradientGraph, pixels: FloatArray) -> Results:
-    """Return results with what was found about one differentiated file, tried on images ``(n, C, H, W)``."""
+    """Return results with what was found about one differentiated file, tried on images ``(n, C, H, W)``.
+
+    Raises:
+        ModelError: The gradient graph gives other logits than the file.
+    """
+    require_logits_of_file(source.file, source.artifact.model, graph, pixels)
     found = graph.self_check(pixels)
     check = SelfCheck(
         file=source.file, of=graph.of, relative_error=found.relative_error, images=found.images, seed=found.seed
