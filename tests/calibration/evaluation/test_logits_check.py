@@ -57,7 +57,5 @@ def test_a_gradient_graph_of_another_network_is_refused():
     weights = next(tensor for tensor in other.graph.initializer if len(tensor.dims) == 2)
     weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.1), weights.name))
     graph = GradientGraph(other.SerializeToString(), of=("logits", "robust_logits"), device="cpu", threads=1)
-    with pytest.raises(
-        ModelError, match=r"net\.onnx: expected the gradient graph to give (robust_)?logits as"
-    ):
+    with pytest.raises(ModelError, match=r"net\.onnx: expected the gradient graph to give (robust_)?logits as"):
         require_logits_of_file("net.onnx", model.SerializeToString(), graph, PIXELS)
