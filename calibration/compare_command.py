@@ -45,6 +45,7 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
     from calibration.comparing.pages import (
         STEM,
         SUFFIXES,
+        caution,
         headline,
         write_comparison,
     )  # jinja2 and matplotlib: slow to import
@@ -64,4 +65,4 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
         return
     for file in files:
         click.echo(f"wrote {file}")
-    click.echo(headline(comparison))
+    click.echo(" ".join(filter(None, [headline(comparison), caution(comparison)])))

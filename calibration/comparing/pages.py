@@ -67,6 +67,7 @@ def render_table(comparison: Comparison) -> str:
         comparison=comparison,
         thresholds=THRESHOLDS,
         headline=headline(comparison),
+        caution=caution(comparison),
         commands=commands,
         lead=Verbatim,
         share=_share,
@@ -82,6 +83,7 @@ def render_page(comparison: Comparison) -> str:
         comparison=comparison,
         thresholds=THRESHOLDS,
         headline=headline(comparison),
+        caution=caution(comparison),
         drawing=Markup(comparison_figure(comparison, page=True)),
         commands=_commands(comparison),
         starts=starts,
@@ -97,7 +99,7 @@ def headline(comparison: Comparison) -> str:
     rows = [row for row in comparison.defences if row.at]
     if not rows:
         return "Nothing was tried: no defence was attacked within a budget."
-    best = min(rows, key=lambda row: comparison.defences.index(row))
+    best = rows[0]
     worst = max(best.at, key=lambda one: (one.fooled.value, one.epsilon))
     within = (
         f"{phrasing.with_bounds(worst.fooled)} of {worst.n} images within {phrasing.radius(worst.norm, worst.epsilon)}"
@@ -106,10 +108,17 @@ def headline(comparison: Comparison) -> str:
     accepting = "" if best.threshold != "own" else f", accepting {phrasing.with_bounds(best.accepted)} of benign images"
     if len(rows) == 1:
         return f"{best.name}: accepted and wrong on {within}{accepting}.{doubt}"
-    close = [row.name for row in rows if row is not best and _barely_behind(row, best)]
-    chance = f" Chance may explain its lead over {' and '.join(close)}." if close else ""
-    first = f"First of {len(rows)} defences is {best.name}"
-    return f"{first}: accepted and wrong on {within} at most{accepting}.{doubt}{chance}"
+    return f"First of {len(rows)} defences is {best.name}: accepted and wrong on {within} at most{accepting}.{doubt}"
+
+
+def caution(comparison: Comparison) -> str:
+    """Return over whom chance may explain the lead of the first row, in one sentence; empty where over nobody."""
+    rows = [row for row in comparison.defences if row.at]
+    close = [row.name for row in rows[1:] if _barely_behind(row, rows[0])]
+    if not close:
+        return ""
+    names = " and ".join(filter(None, [", ".join(close[:-1]), close[-1]]))
+    return f"Chance may explain the lead of {rows[0].name} over {names}."
 
 
 def _barely_behind(one: Defence, best: Defence) -> bool:

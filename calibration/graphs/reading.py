@@ -37,9 +37,8 @@ def read_model(model: Model) -> ModelProto:
         if opset_of(proto) < _OLDEST_OPSET:
             proto = version_converter.convert_version(proto, _OLDEST_OPSET)
     except Exception as error:  # onnx raises its own errors, protobuf's and the system's, without a common base
-        raise ModelError(
-            f"expected an ONNX model, got {_title(model)}: {first_line(error)}; export it again"
-        ) from error
+        advice = "check the path" if isinstance(error, OSError) else "export it again"
+        raise ModelError(f"expected an ONNX model, got {_title(model)}: {first_line(error)}; {advice}") from error
     return proto
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from calibration.comparing import compare
 from calibration.comparing.figure import comparison_figure
-from calibration.comparing.pages import THRESHOLDS, headline, render_page, render_table, write_comparison
+from calibration.comparing.pages import THRESHOLDS, caution, headline, render_page, render_table, write_comparison
 from calibration.comparing.published import published_for
 from tests.calibration import browser
 from tests.calibration.defence_samples import attack, defence, many
@@ -76,16 +76,20 @@ def test_hostile_names_stay_text(render):
 
 def test_headline_names_the_first_row_and_its_worst_budget(comparison):
     assert headline(comparison).startswith("First of 6 defences is hardened: accepted and wrong on 4.8")
-    assert "Chance" not in headline(comparison)
+    assert caution(comparison) == ""
     alone = compare([("a", defence("cmt", attack({0})))])
     assert headline(alone).startswith("cmt: accepted and wrong on 10")
 
 
-def test_headline_says_whose_distance_chance_may_explain():
-    rows = [defence("a", attack({0})), defence("b", attack({0, 1, 2})), defence("c", attack(range(10)))]
+def test_whose_distance_chance_may_explain_stands_everywhere():
+    rows = [defence("a", attack({0})), defence("b", attack({0, 1})), defence("c", attack({0, 1, 2}))]
+    rows += [defence("d", attack({0, 1, 2, 3})), defence("e", attack(range(10)))]
     found = compare([(one.model.file, one) for one in rows])
-    assert headline(found).endswith(" Chance may explain its lead over b.")
-    assert headline(compare([("c", rows[2]), ("a", rows[0])], order="given")).endswith("at most.")
+    assert caution(found) == "Chance may explain the lead of a over b, c and d."
+    assert caution(found) in render_table(found)
+    assert caution(found) in render_page(found)
+    assert caution(compare([("a", rows[0]), ("b", rows[1])])) == "Chance may explain the lead of a over b."
+    assert caution(compare([("e", rows[4]), ("a", rows[0])], order="given")) == ""
 
 
 @pytest.mark.parametrize("page", [False, True], ids=["file", "page"])

@@ -201,7 +201,11 @@ BAD_MODELS = {
     ),
     "not onnx": (b"not a model", ModelError, "expected an ONNX model, got 11 bytes: "),
     "empty": (b"", ModelError, "expected an ONNX model, got 0 bytes: "),
-    "missing file": ("/nowhere/model.onnx", ModelError, "expected an ONNX model, got /nowhere/model.onnx: "),
+    "missing file": (
+        "/nowhere/model.onnx",
+        ModelError,
+        "expected an ONNX model, got /nowhere/model.onnx: .*No such file.*; check the path",
+    ),
     "another domain": (
         foreign("scores = ai.acme.Relu (z)", replace={'["" : 18]': '["" : 18, "ai.acme" : 1]'}),
         ModelError,
