@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +14,20 @@ from torch import Tensor, nn
 from calibration.classmap import Epsilon
 from cmt_export.lock import Lock
 from cmt_export.networks import Logits, Shape, TrunkFactory
-from cmt_export.recipes.inner import InnerRecipe, RowLoss, ascend, evaluating, random_start
+from cmt_export.recipes import inner, l2
+from cmt_export.recipes.inner import InnerRecipe, RowLoss, evaluating
 from cmt_export.recipes.objectives import pair_log_odds
 from cmt_export.recipes.pair import PairRecipe
 from cmt_export.recipes.recipe import Batch, option
 from cmt_export.recipes.squash import Squash
+
+
+class _Ball(NamedTuple):
+    """Where a batch is attacked, and how."""
+
+    random_start: Callable[[Batch, float], Tensor]
+    ascend: Callable[..., Tensor]
+    epsilon: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +50,8 @@ class Hardened(PairRecipe, InnerRecipe):
         late_share: Which share that is, in [0, 1].
         focus: Share of a batch that is attacked and trained on, in (0, 1]: the images that noise alone brings closest
             to a wrong pair. Late in the training nine tenths of the loss are in a quarter of the images.
+        l2_share: Share of the batches, drawn at random, that are attacked in an L2 ball instead, in [0, 1].
+        l2_epsilon: Radius of that ball, above 0; it grows as epsilon does.
 
     Source: ours; the inner maximisation after Madry et al. 2018, on the objective that `calibration` attacks the rule
         `pair` with; the mean of the weights after Gowal et al. 2020 (arXiv 2010.03593), not checked at its source.
@@ -60,6 +73,8 @@ class Hardened(PairRecipe, InnerRecipe):
     late_steps: int = option(0, "Gradient steps in the last part of the training; 0 changes nothing.")
     late_share: float = option(0.25, "Which share of the training that is.")
     focus: float = option(1.0, "Share of a batch, the hardest images, that is attacked and trained on.")
+    l2_share: float = option(0.0, "Share of the batches that are attacked in an L2 ball instead.")
+    l2_epsilon: float = option(2.0, "Radius of that ball, in units of [0, 1].")
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for a value out of range."""
@@ -72,6 +87,8 @@ class Hardened(PairRecipe, InnerRecipe):
         self._expect(self.late_steps >= 0, "late_steps >= 0", self.late_steps)
         self._expect(0 <= self.late_share <= 1, "late_share in [0, 1]", self.late_share)
         self._expect(0 < self.focus <= 1, "focus in (0, 1]", self.focus)
+        self._expect(0 <= self.l2_share <= 1, "l2_share in [0, 1]", self.l2_share)
+        self._expect(0 < self.l2_epsilon < math.inf, "l2_epsilon as a finite number above 0", self.l2_epsilon)
 
     @property
     def classmap_steps(self) -> tuple[float, Epsilon]:
@@ -95,14 +112,20 @@ class Hardened(PairRecipe, InnerRecipe):
 
         Without label smoothing L is −log of the confidence that the rule finds in y.
         """
-        epsilon = self.epsilon_at(batch.position)
         batch = self._shifted(batch)
-        batch, start = self._hardest(network, batch, random_start(batch, epsilon))
-        attacked = self._both_heads(network(self._attack(network, batch, start, epsilon)), batch)
+        ball = self._ball(batch)
+        batch, start = self._hardest(network, batch, ball.random_start(batch, ball.epsilon))
+        attacked = self._both_heads(network(self._attack(network, batch, start, ball)), batch)
         if self.clean_weight == 0:
             return attacked
         clean = self._both_heads(network(batch.pixels), batch)
         return self.clean_weight * clean + (1 - self.clean_weight) * attacked
+
+    def _ball(self, batch: Batch) -> _Ball:
+        epsilon = self.epsilon_at(batch.position)
+        if batch.draw > self.l2_share:
+            return _Ball(inner.random_start, inner.ascend, epsilon)
+        return _Ball(l2.random_start, l2.ascend, epsilon / self.epsilon * self.l2_epsilon)
 
     def _shifted(self, batch: Batch) -> Batch:
         if not self.shift:
@@ -125,16 +148,16 @@ class Hardened(PairRecipe, InnerRecipe):
         rows = log_odds.topk(max(1, round(self.focus * len(log_odds)))).indices
         return replace(batch, pixels=batch.pixels[rows], labels=batch.labels[rows]), start[rows]
 
-    def _attack(self, network: nn.Module, batch: Batch, start: Tensor, epsilon: float) -> Tensor:
+    def _attack(self, network: nn.Module, batch: Batch, start: Tensor, ball: _Ball) -> Tensor:
         late = self.late_steps and batch.position > 1 - self.late_share
-        return ascend(
+        return ball.ascend(
             network,
             start,
             batch,
             _wrong_pair(batch),
-            epsilon=epsilon,
+            epsilon=ball.epsilon,
             steps=self.late_steps if late else self.inner_steps,
-            step_size=self.inner_step_size * epsilon,
+            step_size=self.inner_step_size * ball.epsilon,
         )
 
 

@@ -49,6 +49,23 @@ def test_the_loss_is_that_of_both_heads_on_benign_and_attacked_images(clean_weig
     torch.testing.assert_close(recipe.loss(network, batch), expected)
 
 
+@pytest.mark.parametrize(("draw", "in_l2"), [(0.5, True), (0.51, False), (1.0, False)])
+def test_a_share_of_the_batches_is_attacked_in_an_l2_ball_that_grows_with_the_other(draw, in_l2):
+    recipe = replace(RECIPE, l2_share=0.5, l2_epsilon=0.6, ramp=0.5)
+    ball = recipe._ball(make_batch(position=0.25, draw=draw))
+    assert ball.epsilon == pytest.approx(0.3 if in_l2 else 0.05)
+    network, batch, same = (
+        make_network(recipe),
+        *(make_batch(seed=4, n=64, draw=draw, position=0.25) for _ in range(2)),
+    )
+    attacked = recipe._attack(network, batch, ball.random_start(batch, ball.epsilon), ball)
+    change = (attacked - batch.pixels).flatten(1)
+    lengths, largest = change.norm(dim=1), change.abs().amax(1)
+    assert (lengths.max() <= 0.3 + 1e-5 and largest.max() > 0.05) if in_l2 else largest.max() <= 0.05 + 1e-6
+    expected = 0.3 * _both_heads(network, batch.pixels, batch) + 0.7 * _both_heads(network, attacked, batch)
+    torch.testing.assert_close(recipe.loss(network, same), expected)
+
+
 @pytest.mark.parametrize(("position", "steps"), [(0.5, 1), (0.75, 1), (0.76, 4), (1.0, 4)])
 def test_late_steps_come_in_the_last_share_of_the_training(position, steps):
     recipe = replace(RECIPE, inner_steps=1, late_steps=4, late_share=0.25, clean_weight=0.0)
@@ -89,14 +106,14 @@ def test_focus_trains_on_the_images_that_noise_alone_brings_closest_to_a_wrong_p
     assert torch.equal(chosen.labels, batch.labels[rows])
     assert torch.equal(points, start[rows])
     few = replace(batch, pixels=chosen.pixels, labels=chosen.labels)
-    attacked = recipe._attack(network, few, points, epsilon=0.1)
+    attacked = recipe._attack(network, few, points, recipe._ball(few))
     expected = 0.3 * _both_heads(network, few.pixels, few) + 0.7 * _both_heads(network, attacked, few)
     torch.testing.assert_close(recipe.loss(network, again), expected)
 
 
 def test_the_attack_finds_more_confidence_in_wrong_pairs():
     network, batch = make_network(RECIPE), make_batch(n=64)
-    attacked = RECIPE._attack(network, batch, batch.pixels, epsilon=0.1)
+    attacked = RECIPE._attack(network, batch, batch.pixels, RECIPE._ball(batch))
     odds = [pair_log_odds(network(x), batch.labels, batch.classmap) for x in (batch.pixels, attacked)]
     assert (odds[1] > odds[0]).float().mean() > 0.95
 
