@@ -24,7 +24,7 @@ def warnings(results: Results) -> tuple[str, ...]:
     | a self-check is above `LARGEST_GRADIENT_ERROR` | attacks along a wrong gradient fail for no merit of the defence |
     | an image had no gradient at all | it was not attacked; a defence that hides its gradients looks like this |
     | a file is quantised | its gradients pass through the roundings as if they were not there |
-    | more than `FALLS_ABOVE` of the benign images are fooled | that many count as fooled before any attack |
+    | more than `FALLS_ABOVE` of the benign images are fooled | every worst case counts that many as fooled |
     """
     return (*_of_the_evaluation(results), *_of_the_gradients(results))
 
@@ -39,7 +39,7 @@ def _of_the_evaluation(results: Results) -> Iterator[str]:
         yield "This file has a single head and the threshold 0: it accepts everything, there is no defence to measure."
     if benign.rates.fooled.value > FALLS_ABOVE:
         share = with_bounds(benign.rates.fooled)
-        yield f"Without any attack {share} of images are accepted and wrong already; they count as fooled in every row."
+        yield f"Without any attack {share} of images are accepted and wrong; every worst case counts them as fooled."
 
 
 def _of_the_gradients(results: Results) -> Iterator[str]:
