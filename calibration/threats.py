@@ -20,7 +20,7 @@ from calibration.objectives import CrossEntropy, Objective
 from calibration.objectives.detector import QuietConfidence
 from calibration.objectives.margin import Margin, MarginObjective, PairMargin, SummedMargins
 from calibration.objectives.pool import Expectation, ExpectedMargin
-from calibration.objectives.rule import TargetConfidence, wrong_confidence
+from calibration.objectives.rule import LargestConfidence, TargetConfidence, WrongConfidence
 from runtime.errors import UsageError
 from runtime.spec import GuardSpec
 
@@ -253,7 +253,7 @@ def aim_at_pool(attack: Attack[Any], threat: Threat, members: Sequence[GuardSpec
     objectives = [one.objective for one in aimed if isinstance(one, LossAttack)]
     if not isinstance(attack, LossAttack) or len(objectives) != len(members):
         return ()
-    expectation = Expectation(members=tuple(objectives))
+    expectation = Expectation(members=tuple(map(_with_an_end, objectives)))
     if attack.needs_margin:
         margins = [one for one in objectives if isinstance(one, Margin | PairMargin)]
         expectation = ExpectedMargin(members=tuple[MarginObjective, ...](margins))
@@ -284,11 +284,20 @@ def _objective(threat: Threat, guard: GuardSpec, attack: LossAttack) -> Objectiv
         return QuietConfidence(targeted=attack.aims)
     if threat.goal == "label":
         return Margin(of=threat.logits) if margin else CrossEntropy(of=threat.logits, targeted=attack.aims)
+    if margin or guard.classmap is None:
+        return PairMargin(
+            classmap=guard.classmap, threshold=guard.threshold, targeted=attack.aims, logits=threat.logits
+        )
     if attack.aims:
         return TargetConfidence(classmap=guard.classmap, logits=threat.logits)
-    if margin:
-        return PairMargin(classmap=guard.classmap, threshold=guard.threshold, logits=threat.logits)
-    return wrong_confidence(guard.classmap, logits=threat.logits)
+    return WrongConfidence(classmap=guard.classmap, logits=threat.logits)
+
+
+def _with_an_end(objective: Objective) -> Objective:
+    """Return the log-confidence in place of a margin: it ends at 0, so that no member of a pool outweighs the rest."""
+    if not isinstance(objective, PairMargin) or objective.classmap is not None:
+        return objective
+    return TargetConfidence(classmap=None) if objective.targeted else LargestConfidence()
 
 
 def choose_threats(names: Sequence[str], roles: Collection[Role], *, rule: str, locked: bool) -> tuple[Threat, ...]:

@@ -12,7 +12,7 @@ jumps from one competing class, or head, to another, the way there follows a smo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
@@ -36,6 +36,10 @@ from calibration.objectives.margin import Margin, MarginObjective, PairMargin, S
 from calibration.objectives.pool import ExpectedMargin
 from runtime.errors import UsageError
 
+_LEAST_SPREAD = 4.0
+"""Least difference of an image's logits at which its log-odds are close to a margin. Below, all classes weigh in them
+alike, and the way to the nearest one is lost."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner(LossAttack):
@@ -44,8 +48,8 @@ class CarliniWagner(LossAttack):
     Attributes:
         objective: A margin: `Margin`, `PairMargin` for an attacker who knows the rule, `SummedMargins` for equation 10.
         confidence: κ, the margin to reach, at least 0, in logits.
-        smooth: Whether to go along the `guide` of the objective, its log-odds, instead of the margin itself. The margin
-            decides either way.
+        smooth: Whether to go along the `guide` of the objective, its log-odds, instead of the margin itself, where the
+            logits of an image differ by 4 or more. The margin decides either way.
         rounds: How often to look, at least 1: first from the image outwards, then from half the best change, where
             other ways out open.
         steps: Steps of a round, at least 1; in the first they count from the first success on.
@@ -126,18 +130,32 @@ class CarliniWagner(LossAttack):
             yield replace(result, attack=attack)
 
     def _craft(self, victim: GradientGraph, batch: Batch, succeeded: Succeeded | None) -> Crafted:
-        search = Search(self, batch.pixels, self._start(batch))
-        guide = self.objective.guide(self.confidence) if self.smooth else self.objective
+        start = self._start(batch)
+        scale = _spread(victim.logits(start), self.reads)
+        along = self.objective.guide(self.confidence) if self.smooth else self.objective
+        search = Search(self, batch.pixels, start, scale)
         while len(search.going):
-            classes = batch.take(search.going).classes
-            _, gradient, logits = victim.value_and_gradient(guide, search.points(), **classes)
+            x, going = search.points(), batch.take(search.going)
+            margin, gradient = np.empty(len(x), dtype=np.float32), np.empty_like(x)
+            blunt = scale[search.going] < _LEAST_SPREAD
+            for objective, rows in ((along, np.flatnonzero(~blunt)), (self.objective, np.flatnonzero(blunt))):
+                if len(rows):
+                    classes = going.take(rows).classes
+                    here = victim.value_and_gradient(objective, x[rows], **classes)
+                    margin[rows], gradient[rows] = self.objective.margin(here.logits, classes), here.gradient
             check_finite(gradient)
-            search.step(self.objective.margin(logits, classes), gradient)
+            search.step(margin, gradient)
         return Crafted(x=search.best, gradients=search.gradients, flat=search.flat)
 
     def _start(self, batch: Batch) -> FloatArray:
         """Return where each image of a batch starts from, ``(n, C, H, W)``."""
         return batch.pixels
+
+
+def _spread(logits: Mapping[str, FloatArray], reads: Sequence[str]) -> FloatArray:
+    """Return the largest difference between two logits of one head, ``(n,)``."""
+    spreads: FloatArray = np.max([np.ptp(logits[name], axis=1) for name in reads], axis=0)
+    return spreads
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,12 @@ import numpy as np
 from calibration.attacks.attack import BoolArray, FloatArray, IntArray, is_flat
 from calibration.attacks.norms import lengths, per_image
 
-DECIDED = 1e-4
-"""Least margin that counts as reached: below it, float32 rounding in another batch may decide otherwise."""
+_DECIDED = np.float32(1e-5)
+"""Least margin that counts as reached, relative to the scale of the logits: below it, float32 rounding in another batch
+may decide otherwise."""
 
-_BEYOND = np.float32(10 * DECIDED)
-"""How far beyond κ a Newton step aims, so that it lands on the right side."""
+_BEYOND = np.float32(1e-4)
+"""How far beyond κ a Newton step aims, relative to the same, so that it lands on the right side."""
 
 _AGAIN = np.float32(0.5)
 """Share of the best change at which the next round starts."""
@@ -80,10 +81,10 @@ class Search:
         going: The images that are not done, ``(m,)`` integers in [0, n).
     """
 
-    def __init__(self, plan: Plan, pixels: FloatArray, start: FloatArray) -> None:
-        """Search around `pixels`, beginning at `start`, both ``(n, C, H, W)``."""
+    def __init__(self, plan: Plan, pixels: FloatArray, start: FloatArray, scale: FloatArray) -> None:
+        """Search around `pixels` from `start` on, both ``(n, C, H, W)``; logits differ by `scale`, ``(n,)``."""
         count = len(pixels)
-        self.plan, self.pixels = plan, pixels
+        self.plan, self.pixels, self.scale = plan, pixels, scale
         self.change = start - pixels
         self.best = pixels.copy()
         self.length = np.full(count, np.inf, dtype=np.float32)
@@ -110,7 +111,7 @@ class Search:
 
     def _keep(self, rows: IntArray, margin: FloatArray) -> None:
         """Note which points are a success, and keep those nearer than the best so far."""
-        reached = margin >= max(self.plan.confidence, DECIDED)
+        reached = margin >= np.maximum(self.plan.confidence, _DECIDED * self.scale[rows])
         length = lengths(self.change[rows])
         nearer = reached & (length < self.length[rows])
         kept = rows[nearer]
@@ -124,7 +125,8 @@ class Search:
         free = np.where(gradient < 0, pixels + change > 0, pixels + change < 1)
         direction, slope = _direction(np.where(free, gradient, 0))
         share = self._share(rows)
-        radius = self._radius(rows, self.plan.confidence + _BEYOND - margin, direction, slope, share)
+        lacking = self.plan.confidence + _BEYOND * self.scale[rows] - margin
+        radius = self._radius(rows, lacking, direction, slope, share)
         change = change + direction * per_image(np.float32(self.plan.step_size) * share * radius)
         self.change[rows] = _to_sphere(change, radius, pixels)
 

@@ -26,6 +26,13 @@ CHECKS = (
         judge=comparisons.transfer,
     ),
     SanityCheck(
+        name="knowing the rule beats ignoring it",
+        raised_if="an attacker of this file who ignores its rule fools more images than one who knows it",
+        explanation="Whoever knows the rule may ignore it; what he ascends does not lead to accepted images.",
+        needs="grey-box beside nearly-white-box with the same ε",
+        judge=comparisons.ignorance,
+    ),
+    SanityCheck(
         name="a larger budget succeeds more",
         raised_if="the same attack succeeds on more images with a smaller ε",
         explanation="The larger ball contains the smaller one; the attack with the larger one did not converge.",

@@ -38,6 +38,13 @@ def transfer(results: Results) -> Found:
     return judge_pairs(_by_ball(own, [cell for cell in gradients if cell.source.digest != digest]), results)
 
 
+def ignorance(results: Results) -> Found:
+    """Return whether attackers who know the rule beat those on the same file who ignore it."""
+    own = [cell for cell in results.cells if cell.source.digest == results.model.digest]
+    knowing = [cell for cell in own if cell.threat == "nearly-white-box"]
+    return judge_pairs(_by_ball(knowing, [cell for cell in own if cell.threat == "grey-box"]), results)
+
+
 def decisions(results: Results) -> Found:
     """Return whether gradients beat decisions."""
     own = [cell for cell in results.cells if cell.gradients_per_image > 0]

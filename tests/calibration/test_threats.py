@@ -11,7 +11,7 @@ from calibration.attacks.square import Square
 from calibration.objectives import CROSS_ENTROPY
 from calibration.objectives.detector import QuietConfidence
 from calibration.objectives.margin import Margin, PairMargin, SummedMargins
-from calibration.objectives.rule import LargestConfidence, WrongConfidence
+from calibration.objectives.rule import WrongConfidence
 from calibration.threats import DEFAULT_NAMES, NAMES, THREATS, aim, choose_threats, rehearse
 from runtime.errors import UsageError
 
@@ -131,7 +131,7 @@ def test_a_detector_has_to_stay_quiet_and_has_no_margin():
         ("pair", 0.25, CW, PairMargin(classmap=CLASSMAP, threshold=0.25)),
         ("detector", 0.25, FGS, QuietConfidence()),
         ("detector", 0.25, CW, None),
-        ("confidence", 0.25, FGS, LargestConfidence()),
+        ("confidence", 0.25, FGS, PairMargin(classmap=None, threshold=0.25)),
         ("confidence", 0.0, FGS, None),
         ("pair", 0.25, FOOL, None),
         ("pair", 0.25, SQUARE, None),

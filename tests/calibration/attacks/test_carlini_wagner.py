@@ -142,7 +142,7 @@ def test_a_finished_image_costs_nothing_more(guard):
     seen = []
 
     class Spy:
-        shape, classes = graph.shape, graph.classes
+        shape, classes, logits = graph.shape, graph.classes, staticmethod(graph.logits)
 
         def value_and_gradient(self, objective, pixels, **inputs):
             seen.append(len(pixels))

@@ -227,7 +227,7 @@ def test_single_head_is_attacked_by_its_own_rule(files):
     found = run(files | {"guard": files["twin"]}, threats=("nearly-white-box",))
     [cell] = found.cells
     assert (cell.reading, cell.adaptive, cell.source.tensor) == ("confidence", True, "logits")
-    assert cell.parameters["objective"] == {"name": "LargestConfidence", "of": "logits"}
+    assert (cell.parameters["objective"]["name"], cell.parameters["objective"]["classmap"]) == ("PairMargin", None)
     assert cell.counts.fooled > found.benign.counts.fooled
 
 

@@ -58,7 +58,7 @@ def test_plain_lines_are_aligned_and_warnings_go_to_standard_error(capsys):
     assert lines[0].startswith("Falls: grey-box z-star IGS at ε = 0.1 gets 70 %")
     assert "No attack that knows the rule was run" in lines[1]
     assert lines[2].startswith("Without an attack 0 % (0\N{EN DASH}30.8 %) of the images are rejected; what")
-    assert lines[3].endswith("of 16 sanity checks were not run; --sanity runs most of them.")
+    assert lines[3].endswith("of 17 sanity checks were not run; --sanity runs most of them.")
     heading, worst, benign, attacked, legend = lines[4:9]
     assert legend == "10 images; in brackets 95 % intervals"
     assert worst.startswith("anybody")

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from calibration.report.model_card import escape, render_card, write_card
+from calibration.sanity import CHECKS
 from runtime.errors import CmtError
 from tests.calibration import small_results
 from tests.calibration.report_samples import HOSTILE, cell, realistic, results, with_model
@@ -42,7 +43,7 @@ def test_the_verdict_comes_first_and_everything_follows():
     assert rows["attacker"] == len(found.cells)
     assert rows["within"] == len(found.worst_cases)
     assert rows["change of benign images"] == len(found.availability)
-    assert rows["check"] == 16
+    assert rows["check"] == len(CHECKS)
 
 
 def test_hostile_names_are_text():

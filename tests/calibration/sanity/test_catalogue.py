@@ -71,6 +71,10 @@ CASES = [
         "not run",
         "--twin",
     ),
+    ("knowing the rule beats ignoring it", results(pgd(20), cell("igs", 0.3, 60, 940)), "failed", "IGS"),
+    ("knowing the rule beats ignoring it", results(pgd(60), cell("igs", 0.3, 20, 980)), "passed", "IGS"),
+    ("knowing the rule beats ignoring it", results(pgd(20, 0.1), cell("igs", 0.3, 60, 940)), "not run", "grey-box"),
+    ("knowing the rule beats ignoring it", results(pgd(20), cell("igs", 0.3, 60, 940, source=TWIN)), "not run", "the"),
     (
         "a larger budget succeeds more",
         results(pgd(50, 0.1), pgd(20, 0.3)),
