@@ -21,6 +21,7 @@ from scipy.special import betainc, betaln, xlog1py, xlogy
 
 from calibration.datasets import Dataset
 from calibration.judge import classify
+from calibration.plausibility import implausible
 from calibration.records import from_json
 from runtime.atomic import atomic_output
 from runtime.errors import UsageError
@@ -40,6 +41,7 @@ class DriftState:
         right: Correctly classified images so far.
         accepted: How many of them were accepted.
         data: Digests of the sets they came from, in order.
+        images: All images so far, those with a wrong label too.
 
     Raises:
         UsageError: A number is out of range.
@@ -50,6 +52,7 @@ class DriftState:
     right: int = 0
     accepted: int = 0
     data: tuple[str, ...] = ()
+    images: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -58,7 +61,7 @@ class DriftState:
         if not 0 <= self.accepted <= self.right:
             raise UsageError(f"expected accepted images among the right ones, got {self.accepted} of {self.right}")
 
-    def seen(self, *, right: int, accepted: int, data: str) -> DriftState:
+    def seen(self, *, images: int, right: int, accepted: int, data: str) -> DriftState:
         """Return the state after another set of images.
 
         Raises:
@@ -68,7 +71,13 @@ class DriftState:
             raise UsageError(
                 f"--check: expected new images, got a set that was counted before, {data[:12]}; bring others"
             )
-        return replace(self, right=self.right + right, accepted=self.accepted + accepted, data=(*self.data, data))
+        return replace(
+            self,
+            right=self.right + right,
+            accepted=self.accepted + accepted,
+            data=(*self.data, data),
+            images=self.images + images,
+        )
 
     @property
     def log_evidence(self) -> float:
@@ -98,7 +107,12 @@ def log_evidence(accepted: int, rejected: int, *, acceptance: float) -> float:
 
 
 def check_drift(
-    guard: Guard, dataset: Dataset, state: Path | None, *, progress: Callable[[int], None] = lambda done: None
+    guard: Guard,
+    dataset: Dataset,
+    state: Path | None,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+    warn: Callable[[str], None] = lambda sentence: None,
 ) -> DriftState:
     """Count the test images of `dataset` as new benign ones, and keep the count.
 
@@ -107,6 +121,8 @@ def check_drift(
         dataset: Benign images with their labels.
         state: Where the count is kept, and was kept before; None starts anew and keeps nothing.
         progress: Told of images done.
+        warn: Given a sentence where far fewer, or more, images get the right label than in training: wrong labels say
+            nothing about the promise, so that hardly any evidence may mean that hardly anything is recognised.
 
     Raises:
         UsageError: The guard is not calibrated, the data does not fit it, or the state is not its own.
@@ -123,7 +139,11 @@ def check_drift(
     before = _load(state, digest=guard.digest, acceptance=calibration.acceptance)
     verdicts = classify(guard, test.images, progress)
     right = verdicts.labels == test.labels
-    after = before.seen(right=int(right.sum()), accepted=int(np.sum(right & verdicts.accepted)), data=test.digest)
+    after = before.seen(
+        images=len(test), right=int(right.sum()), accepted=int(np.sum(right & verdicts.accepted)), data=test.digest
+    )
+    for sentence in implausible(guard.spec, images=len(test), right=int(right.sum()), rejected=None):
+        warn(sentence)
     if state is not None:
         with atomic_output(state) as temporary:
             temporary.write_text(json.dumps(asdict(after), indent=1) + "\n", encoding="utf-8")

@@ -16,20 +16,20 @@ ALARM = 1e-6
 """Probability below which a difference from the training record is reported; honest images do so once in a million."""
 
 
-def implausible(spec: GuardSpec, *, images: int, right: int, rejected: int) -> Iterator[str]:
+def implausible(spec: GuardSpec, *, images: int, right: int, rejected: int | None) -> Iterator[str]:
     """Yield one sentence for each figure that is far from the one in the training record.
 
     Args:
         spec: What the file says about itself; without the figures of a training nothing is compared.
         images: Held-out images, at least 1.
         right: How many of them get the right label.
-        rejected: How many of them the rule without a threshold rejects.
+        rejected: How many of them the rule without a threshold rejects; None where that was not counted.
     """
     benign = spec.training.get("benign")
     record = benign if isinstance(benign, dict) else {}
     for name, count, what in (("accuracy", right, "get the right label"), ("rejected", rejected, "are rejected")):
         expected = record.get(name)
-        if not isinstance(expected, int | float) or not 0 <= expected <= 1:
+        if count is None or not isinstance(expected, int | float) or not 0 <= expected <= 1:
             continue
         if surprise(count, images, expected) < ALARM:
             yield (

@@ -12,7 +12,7 @@ from calibration.adoption import Adoption, adopt, is_guard_file
 from calibration.datasets import Dataset
 from calibration.graphs.reading import read_model
 from runtime.artifact import Artifact, read_artifact
-from runtime.errors import UsageError
+from runtime.errors import ModelError, UsageError
 
 
 class Opened(NamedTuple):
@@ -61,10 +61,20 @@ def open_victim(
     else:
         with open(name, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        artifact = read_artifact(adopt(name, adoption, dataset))
+        artifact = _adopted(name, adoption, dataset)
     dataset.require_classes(artifact.spec.classes, owner=name)
     dataset.require_shape(artifact.spec.input_shape, owner=name)
     return Opened(name, artifact, sha256, adopted=adoption is not None, locked=_is_locked(artifact))
+
+
+def _adopted(name: str, adoption: Adoption, dataset: Dataset) -> Artifact:
+    """Return a classifier in the contract; what is wrong with it is said of the file that the user named."""
+    model = adopt(name, adoption, dataset)
+    try:
+        return read_artifact(model)
+    except ModelError as error:
+        reason = str(error).removeprefix("'model bytes': ")
+        raise type(error)(f"{name!a}: {reason}") from None
 
 
 def _is_locked(artifact: Artifact) -> bool:

@@ -1,3 +1,6 @@
+import json
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -89,3 +92,17 @@ def test_unlikely_data_is_warned_of_on_standard_error(work):
         True,
     ]
     assert "warning" not in shown.stdout
+
+
+def test_a_check_warns_where_hardly_any_label_is_right(work):
+    document = read_artifact("guard.onnx").spec.to_document()
+    document["training"]["benign"] = {"accuracy": 0.3, "rejected": 0.9}
+    del document["digest"]
+    (work / "guard.onnx").write_bytes(stamp(onnx.load("guard.onnx"), document))
+    run("guard.onnx", "--accept", "0.8")
+    shown = run("guard.onnx", "--check")
+    [warning] = [line for line in shown.stderr.splitlines() if line.startswith("warning: ")]
+    assert "30.00% get the right label" in warning
+    images = len(dataset().test)
+    assert re.search(rf"right label +\d+ of {images} images so far", shown.stdout)
+    assert json.loads(run("guard.onnx", "--check", "--json").stdout)["images"] == images

@@ -5,14 +5,18 @@ from importlib.metadata import version
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import helper
 
+from calibration.adoption import Adoption
 from calibration.attacks import Fgs, Igs
 from calibration.evaluation.provenance import data_record, environment, model_record, parameters
 from calibration.evaluation.victims import open_victim
 from calibration.objectives import CrossEntropy
 from runtime.artifact import read_artifact
 from runtime.cpus import usable_cpus
+from runtime.errors import ModelError
 from tests.calibration.guards import CLASSES, CLASSMAP, dataset, guard_file
+from tests.calibration.test_adoption import foreign
 
 
 @pytest.mark.parametrize("pair", [True, False], ids=["pair", "confidence"])
@@ -67,3 +71,14 @@ def test_environment_is_this_one():
 )
 def test_every_hyper_parameter_is_plain_json(config, expected):
     assert json.loads(json.dumps(parameters(config))) == expected
+
+
+def test_what_is_wrong_with_somebody_elses_file_is_said_of_that_file(tmp_path):
+    model = foreign()
+    model.graph.node[-1].output[0] = "still"
+    model.graph.node.append(helper.make_node("RandomNormalLike", ["still"], ["noise"]))
+    model.graph.node.append(helper.make_node("Add", ["still", "noise"], ["scores"]))
+    file = tmp_path / "theirs.onnx"
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=f"^{str(file)!a}: .*RandomNormalLike"):
+        open_victim(file, dataset(), adoption=Adoption())
