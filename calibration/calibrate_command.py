@@ -125,12 +125,13 @@ def _warn(sentence: str) -> None:
 def _check_drift(model: Path, dataset: Dataset, options: dict[str, Any]) -> None:
     """Print what new images say of the promise, and fail when they contradict it."""
     with Guard(model, device=options["device"], threads=options["threads"]) as guard, progress("checking") as report:
-        found = check_drift(
+        found, right = check_drift(
             guard, dataset, options["state"], progress=lambda done: report(done, len(dataset.test)), warn=_warn
         )
     facts = {
         "acceptance": found.acceptance,
-        "images": found.images,
+        "images": len(dataset.test),
+        "right_now": right,
         "right": found.right,
         "accepted": found.accepted,
         "evidence": found.log_evidence / math.log(10),
@@ -145,7 +146,7 @@ def _check_drift(model: Path, dataset: Dataset, options: dict[str, Any]) -> None
             f"checked {model}",
             [
                 ("promised", f"{found.acceptance} of correctly classified images"),
-                ("right label", f"{found.right} of {found.images} images so far"),
+                ("right label", f"{right} of these {len(dataset.test)} images"),
                 ("accepted so far", f"{found.accepted} of {found.right}"),
                 ("95 % interval", "none" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"),
                 ("evidence of a drift", f"10^{facts['evidence']:.2f}, an alarm at 10^{facts['alarm']:.0f}"),

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import betainc, betaln, xlog1py, xlogy
@@ -41,7 +42,6 @@ class DriftState:
         right: Correctly classified images so far.
         accepted: How many of them were accepted.
         data: Digests of the sets they came from, in order.
-        images: All images so far, those with a wrong label too.
 
     Raises:
         UsageError: A number is out of range.
@@ -52,7 +52,6 @@ class DriftState:
     right: int = 0
     accepted: int = 0
     data: tuple[str, ...] = ()
-    images: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -61,7 +60,7 @@ class DriftState:
         if not 0 <= self.accepted <= self.right:
             raise UsageError(f"expected accepted images among the right ones, got {self.accepted} of {self.right}")
 
-    def seen(self, *, images: int, right: int, accepted: int, data: str) -> DriftState:
+    def seen(self, *, right: int, accepted: int, data: str) -> DriftState:
         """Return the state after another set of images.
 
         Raises:
@@ -71,13 +70,7 @@ class DriftState:
             raise UsageError(
                 f"--check: expected new images, got a set that was counted before, {data[:12]}; bring others"
             )
-        return replace(
-            self,
-            right=self.right + right,
-            accepted=self.accepted + accepted,
-            data=(*self.data, data),
-            images=self.images + images,
-        )
+        return replace(self, right=self.right + right, accepted=self.accepted + accepted, data=(*self.data, data))
 
     @property
     def log_evidence(self) -> float:
@@ -88,6 +81,18 @@ class DriftState:
     def drifted(self) -> bool:
         """Whether the evidence has reached `ALARM`."""
         return self.log_evidence >= math.log(ALARM)
+
+
+class DriftCheck(NamedTuple):
+    """What one set of images did.
+
+    Attributes:
+        state: Everything seen so far, this set included.
+        right: How many images of this set get the right label.
+    """
+
+    state: DriftState
+    right: int
 
 
 def log_evidence(accepted: int, rejected: int, *, acceptance: float) -> float:
@@ -113,7 +118,7 @@ def check_drift(
     *,
     progress: Callable[[int], None] = lambda done: None,
     warn: Callable[[str], None] = lambda sentence: None,
-) -> DriftState:
+) -> DriftCheck:
     """Count the test images of `dataset` as new benign ones, and keep the count.
 
     Args:
@@ -139,15 +144,13 @@ def check_drift(
     before = _load(state, digest=guard.digest, acceptance=calibration.acceptance)
     verdicts = classify(guard, test.images, progress)
     right = verdicts.labels == test.labels
-    after = before.seen(
-        images=len(test), right=int(right.sum()), accepted=int(np.sum(right & verdicts.accepted)), data=test.digest
-    )
+    after = before.seen(right=int(right.sum()), accepted=int(np.sum(right & verdicts.accepted)), data=test.digest)
     for sentence in implausible(guard.spec, images=len(test), right=int(right.sum()), rejected=None):
         warn(sentence)
     if state is not None:
         with atomic_output(state) as temporary:
             temporary.write_text(json.dumps(asdict(after), indent=1) + "\n", encoding="utf-8")
-    return after
+    return DriftCheck(after, int(right.sum()))
 
 
 def _load(path: Path | None, *, digest: str, acceptance: float) -> DriftState:

@@ -153,8 +153,8 @@ class CarliniWagner(LossAttack):
 
 
 def _spread(logits: Mapping[str, FloatArray], reads: Sequence[str]) -> FloatArray:
-    """Return the largest difference between two logits of one head, ``(n,)``."""
-    spreads: FloatArray = np.max([np.ptp(logits[name], axis=1) for name in reads], axis=0)
+    """Return the largest difference between two logits of a head, that of the head where it is smallest, ``(n,)``."""
+    spreads: FloatArray = np.min([np.ptp(logits[name], axis=1) for name in reads], axis=0)
     return spreads
 
 

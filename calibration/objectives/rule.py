@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from calibration.graphs.tape import Tape
 from calibration.objectives.rows import largest_but, own_of, soft_largest_but
 
+_LEAST_SPREAD, _TINY = 4.0, 1e-15
+
 Classmap = tuple[int, ...] | None
 """M of a file whose rule pairs two heads; None for a single head."""
 
@@ -56,7 +58,7 @@ class WrongConfidence:
 
     def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
         """Append its nodes and return the name of the loss ``(N,)``."""
-        confidence = append_log_confidence(tape, [logits[name] for name in self.reads], self.classmap)
+        confidence = append_log_confidence(tape, [_sharpened(tape, logits[name]) for name in self.reads], self.classmap)
         return soft_largest_but(tape, confidence, tape.input("labels", tape.batch, classes))
 
 
@@ -65,7 +67,7 @@ class LargestConfidence:
     """The logarithm of the largest confidence of a single head in a wrong label: ``log max_{t != y} p(t)``.
 
     A sum would not do, as it does for two heads: ``log Σ p(t)`` is as near to 0 where wrong labels share everything
-    evenly, which a threshold rejects, as where one of them has it all.
+    evenly, which a threshold rejects, as where one of them has it all. Small logits are multiplied as there.
 
     Attributes:
         of: The logits tensor.
@@ -87,7 +89,7 @@ class LargestConfidence:
 
     def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
         """Append its nodes and return the name of the loss ``(N,)``."""
-        confidence = append_log_confidence(tape, [logits[self.of]], None)
+        confidence = append_log_confidence(tape, [_sharpened(tape, logits[self.of])], None)
         return largest_but(tape, confidence, tape.input("labels", tape.batch, classes))
 
 
@@ -96,7 +98,8 @@ class TargetConfidence:
     """The logarithm of the confidence that the rule finds in one target label: ``log p*(t) + log p'(M[t])``.
 
     It is to a target what `wrong_confidence` is to any wrong label; with a single head it is ``log p*(t)``. Where it
-    reaches the logarithm of the threshold, and each head decides for the target, the rule accepts it.
+    reaches the logarithm of the threshold, and each head decides for the target, the rule accepts it. Small logits are
+    multiplied as there.
 
     Attributes:
         classmap: M of the file under attack, or None for a single head.
@@ -120,7 +123,7 @@ class TargetConfidence:
 
     def append(self, tape: Tape, logits: Mapping[str, str], classes: int) -> str:
         """Append its nodes and return the name of the loss ``(N,)``."""
-        confidence = append_log_confidence(tape, [logits[name] for name in self.reads], self.classmap)
+        confidence = append_log_confidence(tape, [_sharpened(tape, logits[name]) for name in self.reads], self.classmap)
         return own_of(tape, confidence, tape.input("targets", tape.batch, classes))
 
 
@@ -141,3 +144,15 @@ def append_log_confidence(tape: Tape, heads: Sequence[str], classmap: Classmap) 
 
 def _heads(logits: str, classmap: Classmap) -> tuple[str, ...]:
     return (logits,) if classmap is None else (logits, "robust_logits")
+
+
+def _sharpened(tape: Tape, z: str) -> str:
+    """Append logits ``(N, K)`` that differ by 4 at least in each row: smaller ones are multiplied until they do.
+
+    No label changes. Where logits are small, the gradient of a confidence leads away from their mean, in which the
+    label that has to lose hardly counts.
+    """
+    high, low = (tape.op(kind, z, tape.ints(1), keepdims=1) for kind in ("ReduceMax", "ReduceMin"))
+    spread = tape.op("Max", tape.op("Sub", high, low), tape.constant(_TINY))
+    factor = tape.op("Max", tape.op("Div", tape.constant(_LEAST_SPREAD), spread), tape.constant(1.0))
+    return tape.op("Mul", z, factor)

@@ -104,5 +104,6 @@ def test_a_check_warns_where_hardly_any_label_is_right(work):
     [warning] = [line for line in shown.stderr.splitlines() if line.startswith("warning: ")]
     assert "30.00% get the right label" in warning
     images = len(dataset().test)
-    assert re.search(rf"right label +\d+ of {images} images so far", shown.stdout)
-    assert json.loads(run("guard.onnx", "--check", "--json").stdout)["images"] == images
+    [right] = re.findall(rf"right label +(\d+) of these {images} images", shown.stdout)
+    facts = json.loads(run("guard.onnx", "--check", "--json").stdout)
+    assert (facts["images"], facts["right_now"]) == (images, int(right))

@@ -52,7 +52,7 @@ def test_a_drift_is_found():
     state = DriftState(digest="d", acceptance=0.99)
     days = 0
     while not state.drifted:
-        state = state.seen(images=100, right=100, accepted=int((rng.random(100) < 0.94).sum()), data=f"day {days}")
+        state = state.seen(right=100, accepted=int((rng.random(100) < 0.94).sum()), data=f"day {days}")
         days += 1
     assert 1 <= days <= 10
     assert state.log_evidence >= math.log(ALARM)

@@ -10,6 +10,7 @@ from calibration.pixels import to_pixels
 from runtime.artifact import read_artifact
 from tests.calibration.guards import CLASSMAP, dataset, guard_file
 
+TARGETED = (TargetConfidence(classmap=CLASSMAP), TargetConfidence(classmap=None))
 SHARED = (1, 0, 0, 0)
 """A Classmap in which classes share a partner, as the paper's per-row one does."""
 
@@ -25,9 +26,15 @@ def halves():
     return GradientGraph(model, wrt="z", threads=1)
 
 
+def log_confidence(z):
+    """The logarithm of a head's confidence, small logits multiplied."""
+    spread = z.amax(dim=1, keepdim=True) - z.amin(dim=1, keepdim=True)
+    return torch.log_softmax(z * (4 / spread).clamp(min=1), dim=1)
+
+
 def torch_loss(z, labels, classmap):
     """The definition in float64, one wrong label after another."""
-    first, second = torch.log_softmax(z[:, :4], dim=1), torch.log_softmax(z[:, 4:], dim=1)
+    first, second = log_confidence(z[:, :4]), log_confidence(z[:, 4:])
     rows = []
     for row, label in enumerate(labels):
         terms = [
@@ -60,9 +67,9 @@ def test_confidence_of_a_target_equals_torch(halves, classmap):
     z = np.random.default_rng(0).normal(0, 4, size=(12, 8)).astype(np.float32)
     exact = torch.tensor(z, dtype=torch.float64, requires_grad=True)
     rows = torch.arange(12)
-    expected = torch.log_softmax(exact[:, :4], dim=1)[rows, targets]
+    expected = log_confidence(exact[:, :4])[rows, targets]
     if classmap is not None:
-        expected = expected + torch.log_softmax(exact[:, 4:], dim=1)[rows, np.array(classmap)[targets]]
+        expected = expected + log_confidence(exact[:, 4:])[rows, np.array(classmap)[targets]]
     expected.sum().backward()
     objective = TargetConfidence(classmap=classmap)
     found = halves.value_and_gradient(objective, z, targets=targets)
@@ -81,7 +88,7 @@ def test_another_tensor_can_play_the_first_head(kind):
     objective = kind(classmap=CLASSMAP, logits="unlocked_logits")
     found = graph.value_and_gradient(objective, x, **{objective.inputs[0]: labels})
     assert objective.reads == ("unlocked_logits", "robust_logits")
-    first, second = (torch.log_softmax(torch.tensor(found.logits[name]), dim=1) for name in objective.reads)
+    first, second = (log_confidence(torch.tensor(found.logits[name])) for name in objective.reads)
     confidence = first + second[:, list(CLASSMAP)]
     rows = torch.arange(8)
     if kind is TargetConfidence:
@@ -90,6 +97,16 @@ def test_another_tensor_can_play_the_first_head(kind):
         confidence[rows, labels] = -torch.inf
         expected = torch.logsumexp(confidence, dim=1)
     np.testing.assert_allclose(found.loss, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [WrongConfidence(classmap=CLASSMAP), LargestConfidence(), *TARGETED], ids=str)
+def test_the_way_up_does_not_depend_on_the_scale_of_small_logits(halves, objective):
+    z = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+    given = {objective.inputs[0]: np.arange(12) % 4}
+    once, small = (halves.value_and_gradient(objective, scale * z, **given) for scale in np.float32([1, 1e-4]))
+    np.testing.assert_allclose(small.loss, once.loss, rtol=1e-4)
+    np.testing.assert_allclose(1e-4 * small.gradient, once.gradient, rtol=1e-2, atol=1e-4)
+    assert np.isfinite(halves.value_and_gradient(objective, 0 * z, **given).gradient).all()
 
 
 def test_shares_that_underflow_still_have_a_gradient(halves):
@@ -118,7 +135,7 @@ def test_the_head_that_lags_behind_has_the_larger_gradient(halves):
 
 def test_its_exponential_is_the_confidence_that_the_file_reports_in_a_mistake():
     images, labels = dataset(noise=0.8).test.images, dataset(noise=0.8).test.labels
-    model = guard_file()
+    model = guard_file(sharpness=30.0)
     graph = GradientGraph(model, device="cpu", threads=1)
     verdicts = Judge(read_artifact(model), device="cpu", threads=1).verdicts(to_pixels(images))
     loss = graph.value_and_gradient(WrongConfidence(classmap=CLASSMAP), to_pixels(images), labels=labels).loss
