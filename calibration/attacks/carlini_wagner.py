@@ -22,6 +22,7 @@ from calibration.attacks.attack import (
     BATCH_SIZE,
     AttackResult,
     Batch,
+    BoolArray,
     Crafted,
     FloatArray,
     IntArray,
@@ -132,20 +133,25 @@ class CarliniWagner(LossAttack):
     def _craft(self, victim: GradientGraph, batch: Batch, succeeded: Succeeded | None) -> Crafted:
         start = self._start(batch)
         scale = _spread(victim.logits(start), self.reads)
-        along = self.objective.guide(self.confidence) if self.smooth else self.objective
         search = Search(self, batch.pixels, start, scale)
         while len(search.going):
-            x, going = search.points(), batch.take(search.going)
-            margin, gradient = np.empty(len(x), dtype=np.float32), np.empty_like(x)
             blunt = scale[search.going] < _LEAST_SPREAD
-            for objective, rows in ((along, np.flatnonzero(~blunt)), (self.objective, np.flatnonzero(blunt))):
-                if len(rows):
-                    classes = going.take(rows).classes
-                    here = victim.value_and_gradient(objective, x[rows], **classes)
-                    margin[rows], gradient[rows] = self.objective.margin(here.logits, classes), here.gradient
-            check_finite(gradient)
-            search.step(margin, gradient)
+            search.step(*self._look(victim, search.points(), batch.take(search.going), blunt))
         return Crafted(x=search.best, gradients=search.gradients, flat=search.flat)
+
+    def _look(
+        self, victim: GradientGraph, x: FloatArray, batch: Batch, blunt: BoolArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the margins at `x`, ``(n,)``, and the gradients to go along: where `blunt`, those of the margins."""
+        margin, gradient = np.empty(len(x), dtype=np.float32), np.empty_like(x)
+        guide = self.objective.guide(self.confidence) if self.smooth else self.objective
+        for objective, rows in ((guide, np.flatnonzero(~blunt)), (self.objective, np.flatnonzero(blunt))):
+            if len(rows):
+                classes = batch.take(rows).classes
+                here = victim.value_and_gradient(objective, x[rows], **classes)
+                margin[rows], gradient[rows] = self.objective.margin(here.logits, classes), here.gradient
+        check_finite(gradient)
+        return margin, gradient
 
     def _start(self, batch: Batch) -> FloatArray:
         """Return where each image of a batch starts from, ``(n, C, H, W)``."""
