@@ -27,6 +27,7 @@ from calibration.attacks.norms import Budget, Norm, per_image
 from calibration.attacks.starts import random_points
 from calibration.gradients import GradientGraph
 from calibration.objectives import CROSS_ENTROPY, CrossEntropy
+from calibration.objectives.margin import decides
 from runtime.errors import UsageError
 
 _MOMENTUM = np.float32(0.75)
@@ -195,9 +196,11 @@ class Apgd(LossAttack):
             here = self.ascend(graph, climb.x[climb.rows], aim.take(climb.rows))
             top.count(climb.rows, is_flat(here.gradient))
             climb.arrive(here.loss, here.gradient)
+            decided = decides(self.objective, here.logits, aim.take(climb.rows).classes)
+            top.offer(climb, climb.rows[decided], self.budget)
             if step in looks:
                 top.keep(climb, self.budget)
-                climb.rows = top.going
+            climb.rows = top.going
             if step in marks:
                 climb.reconsider(step - marks[max(marks.index(step) - 1, 0)])
             if step == steps or not len(climb.rows):
@@ -229,7 +232,7 @@ class _Top:
         count = len(batch.rows)
         self.batch, self.succeeded = batch, succeeded
         self.x = batch.pixels.copy()
-        self.loss = np.full(count, -np.inf, dtype=np.float32)
+        self.loss, self.offered = np.full((2, count), -np.inf, dtype=np.float32)
         self.gradients = np.zeros(count, dtype=np.int64)
         self.flat = np.ones(count, dtype=np.bool_)
         self.going = np.arange(count)
@@ -239,13 +242,28 @@ class _Top:
         self.gradients[rows] += 1
         self.flat[rows] &= flat
 
+    def offer(self, climb: _Climb, rows: IntArray, budget: Budget) -> None:
+        """Keep the points where the images at `rows` are now if they succeed, though the loss be greater elsewhere.
+
+        Only points of a greater loss than those offered before are tried.
+        """
+        rows = np.intersect1d(rows, self.going)
+        rows = rows[climb.loss[rows] > self.offered[rows]]
+        if self.succeeded is None or not len(rows):
+            return
+        self.offered[rows] = climb.loss[rows]
+        points = budget.project(climb.x[rows], self.batch.pixels[rows])
+        done = self.succeeded(points, self.batch.rows[rows])
+        self.x[rows[done]] = points[done]
+        self.going = np.setdiff1d(self.going, rows[done])
+
     def keep(self, climb: _Climb, budget: Budget) -> None:
         """Keep the points of a climb that are better, and those that succeed, whose images are done.
 
         Points outside the budget are judged by what they become inside, and kept if that succeeds; the loss kept with
         them is that outside.
         """
-        rows = climb.rows[climb.fresh[climb.rows]]
+        rows = np.intersect1d(climb.rows[climb.fresh[climb.rows]], self.going)
         climb.fresh[rows] = False
         inside = climb.budget == budget
         points = climb.best[rows] if inside else budget.project(climb.best[rows], self.batch.pixels[rows])

@@ -17,6 +17,7 @@ from calibration.attacks.attack import (
     BoolArray,
     Crafted,
     FloatArray,
+    IntArray,
     LossAttack,
     Succeeded,
     check_count,
@@ -25,19 +26,32 @@ from calibration.attacks.attack import (
 from calibration.attacks.norms import Budget, Norm, choose_step_size
 from calibration.attacks.starts import random_points
 from calibration.gradients import GradientGraph
+from calibration.objectives.margin import decides
 
 
 class _Top(NamedTuple):
-    """The best point ``x`` of each image, its loss, and whether every gradient on the way to it was zero."""
+    """The best point ``x`` of each image: one that decides if there is any, of those the one with the greatest loss."""
 
     x: FloatArray
     loss: FloatArray
-    flat: BoolArray
+    decided: BoolArray
+
+    @classmethod
+    def of(cls, x: FloatArray) -> _Top:
+        """Begin with points that anything is better than."""
+        count = len(x)
+        return cls(x.copy(), np.full(count, -np.inf, dtype=np.float32), np.zeros(count, dtype=np.bool_))
+
+    def keep(self, rows: IntArray, x: FloatArray, loss: FloatArray, decided: BoolArray) -> None:
+        """Keep what is better than the point of its row; `rows` are integers ``(n,)``."""
+        better = (decided & ~self.decided[rows]) | ((decided == self.decided[rows]) & (loss > self.loss[rows]))
+        kept = rows[better]
+        self.x[kept], self.loss[kept], self.decided[kept] = x[better], loss[better], decided[better]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pgd(LossAttack):
-    """The point with the greatest loss that steps from several starts come by.
+    """The point with the greatest loss that steps from several starts come by; against two heads, where they agree.
 
     Attributes:
         epsilon: Radius of the ball, in [0, 1] for L-infinity, at least 0 for L2.
@@ -77,35 +91,30 @@ class Pgd(LossAttack):
         return Budget(epsilon=self.epsilon, norm=self.norm)
 
     def _craft(self, victim: GradientGraph, batch: Batch, succeeded: Succeeded | None) -> Crafted:
-        x = batch.pixels.copy()
-        loss = np.full(len(x), -np.inf, dtype=np.float32)
-        gradients = np.zeros(len(x), dtype=np.int64)
-        flat = np.ones(len(x), dtype=np.bool_)
-        going = np.arange(len(x))
+        top = _Top.of(batch.pixels)
+        gradients = np.zeros(len(top.x), dtype=np.int64)
+        flat = np.ones(len(top.x), dtype=np.bool_)
+        going = np.arange(len(top.x))
         for number in range(self.restarts):
-            top = self._climb(victim, batch.take(going), number)
-            better = top.loss > loss[going]
-            x[going[better]], loss[going[better]] = top.x[better], top.loss[better]
+            flat[going] &= self._climb(victim, batch.take(going), number, top, going)
             gradients[going] += self.steps + 1
-            flat[going] &= top.flat
             if succeeded is not None:
-                going = going[~succeeded(x[going], batch.rows[going])]
+                going = going[~succeeded(top.x[going], batch.rows[going])]
             if not len(going):
                 break
-        return Crafted(x=x, gradients=gradients, flat=flat)
+        return Crafted(x=top.x, gradients=gradients, flat=flat)
 
-    def _climb(self, graph: GradientGraph, batch: Batch, number: int) -> _Top:
+    def _climb(self, graph: GradientGraph, batch: Batch, number: int, top: _Top, rows: IntArray) -> BoolArray:
+        """Climb from one start, keep what is better at `rows` of `top`, and return where no gradient led anywhere."""
         budget = self.budget
         x = random_points(batch, budget, seed=(self.seed, number)) if number else batch.pixels
-        best, loss = x.copy(), np.full(len(x), -np.inf, dtype=np.float32)
         flat = np.ones(len(x), dtype=np.bool_)
         for length in (*self._lengths(number), np.float32(0)):
             here = self.ascend(graph, x, batch)
-            better = here.loss > loss
-            best[better], loss[better] = x[better], here.loss[better]
+            top.keep(rows, x, here.loss, decides(self.objective, here.logits, batch.classes))
             flat &= is_flat(here.gradient)
             x = budget.project(x + length * budget.steepest(here.gradient), batch.pixels)
-        return _Top(best, loss, flat)
+        return flat
 
     def _lengths(self, number: int) -> FloatArray:
         """Return the length of each step from one start, ``(steps,)`` float32."""

@@ -21,11 +21,12 @@ from calibration.graphs.tape import Tape
 from calibration.objectives.log_odds import LogOdds, PairLogOdds
 from calibration.objectives.objective import Objective
 from calibration.objectives.rows import HIDDEN, largest_but, own_of
-from calibration.objectives.rule import Classmap, append_log_confidence
+from calibration.objectives.rule import Classmap, TargetConfidence, WrongConfidence, append_log_confidence
 from runtime.errors import UsageError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 class MarginObjective(Objective, Protocol):
@@ -234,6 +235,25 @@ class SummedMargins:
         """Return itself: it is here to reproduce."""
         del confidence
         return self
+
+
+def decides(objective: Objective, logits: Mapping[str, FloatArray], classes: Mapping[str, IntArray]) -> BoolArray:
+    """Return where two heads name the same wrong label, or the target, ``(n,)``: what `objective` is a means to.
+
+    The point with the greatest confidence in all wrong labels together need not be one. Objectives that are not about
+    two heads decide nothing beyond their value: nowhere.
+
+    Args:
+        objective: What is ascended.
+        logits: What it reads, ``(n, K)`` each.
+        classes: Its inputs, integers ``(n,)``.
+    """
+    if not isinstance(objective, WrongConfidence | TargetConfidence) or objective.classmap is None:
+        return np.zeros(len(logits[objective.reads[0]]), dtype=np.bool_)
+    targeted = isinstance(objective, TargetConfidence)
+    hard = PairMargin(classmap=objective.classmap, logits=objective.logits, targeted=targeted)
+    decided: BoolArray = hard.margin(logits, classes) > 0
+    return decided
 
 
 def _margins(tape: Tape, z: str, classes: int) -> str:
