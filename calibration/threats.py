@@ -297,7 +297,8 @@ def _with_an_end(objective: Objective) -> Objective:
     """Return the log-confidence in place of a margin: it ends at 0, so that no member of a pool outweighs the rest."""
     if not isinstance(objective, PairMargin) or objective.classmap is not None:
         return objective
-    return TargetConfidence(classmap=None) if objective.targeted else LargestConfidence()
+    of = objective.logits
+    return TargetConfidence(classmap=None, logits=of) if objective.targeted else LargestConfidence(of=of)
 
 
 def choose_threats(names: Sequence[str], roles: Collection[Role], *, rule: str, locked: bool) -> tuple[Threat, ...]:

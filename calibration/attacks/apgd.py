@@ -198,9 +198,10 @@ class Apgd(LossAttack):
             climb.arrive(here.loss, here.gradient)
             decided = decides(self.objective, here.logits, aim.take(climb.rows).classes)
             top.offer(climb, climb.rows[decided], self.budget)
+            climb.rows = top.going
             if step in looks:
                 top.keep(climb, self.budget)
-            climb.rows = top.going
+                climb.rows = top.going
             if step in marks:
                 climb.reconsider(step - marks[max(marks.index(step) - 1, 0)])
             if step == steps or not len(climb.rows):
@@ -247,7 +248,6 @@ class _Top:
 
         Only points of a greater loss than those offered before are tried.
         """
-        rows = np.intersect1d(rows, self.going)
         rows = rows[climb.loss[rows] > self.offered[rows]]
         if self.succeeded is None or not len(rows):
             return
@@ -263,7 +263,7 @@ class _Top:
         Points outside the budget are judged by what they become inside, and kept if that succeeds; the loss kept with
         them is that outside.
         """
-        rows = np.intersect1d(climb.rows[climb.fresh[climb.rows]], self.going)
+        rows = climb.rows[climb.fresh[climb.rows]]
         climb.fresh[rows] = False
         inside = climb.budget == budget
         points = climb.best[rows] if inside else budget.project(climb.best[rows], self.batch.pixels[rows])

@@ -35,11 +35,8 @@ from calibration.attacks.shortest_change import Search
 from calibration.gradients import GradientGraph
 from calibration.objectives.margin import Margin, MarginObjective, PairMargin, SummedMargins
 from calibration.objectives.pool import ExpectedMargin
+from calibration.objectives.rule import LEAST_SPREAD
 from runtime.errors import UsageError
-
-_LEAST_SPREAD = 4.0
-"""Least difference of an image's logits at which its log-odds are close to a margin. Below, all classes weigh in them
-alike, and the way to the nearest one is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,7 @@ class CarliniWagner(LossAttack):
         objective: A margin: `Margin`, `PairMargin` for an attacker who knows the rule, `SummedMargins` for equation 10.
         confidence: κ, the margin to reach, at least 0, in logits.
         smooth: Whether to go along the `guide` of the objective, its log-odds, instead of the margin itself, where the
-            logits of an image differ by 4 or more. The margin decides either way.
+            logits of an image differ by `LEAST_SPREAD` or more. The margin decides either way.
         rounds: How often to look, at least 1: first from the image outwards, then from half the best change, where
             other ways out open.
         steps: Steps of a round, at least 1; in the first they count from the first success on.
@@ -135,7 +132,7 @@ class CarliniWagner(LossAttack):
         scale = _spread(victim.logits(start), self.reads)
         search = Search(self, batch.pixels, start, scale)
         while len(search.going):
-            blunt = scale[search.going] < _LEAST_SPREAD
+            blunt = scale[search.going] < LEAST_SPREAD
             search.step(*self._look(victim, search.points(), batch.take(search.going), blunt))
         return Crafted(x=search.best, gradients=search.gradients, flat=search.flat)
 

@@ -55,7 +55,7 @@ class PairLogOdds:
     For a label t the log-odds are those of t in z* and of M[t] in z'. Targeted it is that of `targets`, else the log of
     the sum of its exponentials over all wrong labels; for a single head the largest, for `LargestConfidence` says why.
     A head that has κ to spare fades, one that lags behind does not.
-    At κ = 0 it is the logarithm of the confidence that `wrong_confidence` and `TargetConfidence` ascend, logits as they
+    At κ = 0 it is the logarithm of the confidence that `WrongConfidence` and `TargetConfidence` ascend, logits as they
     are, but its derivatives stay exact where a head is sure of the wrong label, which large κ ask for.
 
     Attributes:

@@ -8,20 +8,14 @@ from dataclasses import dataclass
 from calibration.graphs.tape import Tape
 from calibration.objectives.rows import largest_but, own_of, soft_largest_but
 
-_LEAST_SPREAD, _TINY = 4.0, 1e-15
+LEAST_SPREAD = 4.0
+"""Least difference of a row's logits at which their softmax tells the classes apart. Below, all of them weigh in a
+confidence alike, and its gradient does not lead to the nearest one."""
+
+_TINY = 1e-15
 
 Classmap = tuple[int, ...] | None
 """M of a file whose rule pairs two heads; None for a single head."""
-
-
-def wrong_confidence(classmap: Classmap, *, logits: str = "logits") -> WrongConfidence | LargestConfidence:
-    """Return what to ascend for any wrong label, by the number of heads.
-
-    Args:
-        classmap: M of the file under attack, or None for a single head.
-        logits: The tensor that plays z*.
-    """
-    return LargestConfidence(of=logits) if classmap is None else WrongConfidence(classmap=classmap, logits=logits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +91,7 @@ class LargestConfidence:
 class TargetConfidence:
     """The logarithm of the confidence that the rule finds in one target label: ``log p*(t) + log p'(M[t])``.
 
-    It is to a target what `wrong_confidence` is to any wrong label; with a single head it is ``log p*(t)``. Where it
+    It is to a target what `WrongConfidence` is to any wrong label; with a single head it is ``log p*(t)``. Where it
     reaches the logarithm of the threshold, and each head decides for the target, the rule accepts it. Small logits are
     multiplied as there.
 
@@ -147,12 +141,11 @@ def _heads(logits: str, classmap: Classmap) -> tuple[str, ...]:
 
 
 def _sharpened(tape: Tape, z: str) -> str:
-    """Append logits ``(N, K)`` that differ by 4 at least in each row: smaller ones are multiplied until they do.
+    """Append logits ``(N, K)`` that differ by `LEAST_SPREAD` at least in each row: small ones are multiplied.
 
-    No label changes. Where logits are small, the gradient of a confidence leads away from their mean, in which the
-    label that has to lose hardly counts.
+    No label changes.
     """
     high, low = (tape.op(kind, z, tape.ints(1), keepdims=1) for kind in ("ReduceMax", "ReduceMin"))
     spread = tape.op("Max", tape.op("Sub", high, low), tape.constant(_TINY))
-    factor = tape.op("Max", tape.op("Div", tape.constant(_LEAST_SPREAD), spread), tape.constant(1.0))
+    factor = tape.op("Max", tape.op("Div", tape.constant(LEAST_SPREAD), spread), tape.constant(1.0))
     return tape.op("Mul", z, factor)

@@ -12,7 +12,7 @@ from calibration.attacks import Attack
 from calibration.attacks.attack import LossAttack
 from calibration.attacks.carlini_wagner import CarliniWagner
 from calibration.objectives.margin import Margin, PairMargin
-from calibration.objectives.rule import wrong_confidence
+from calibration.objectives.rule import WrongConfidence
 from calibration.threats import aim_by_equation_10
 from runtime.spec import GuardSpec
 
@@ -46,8 +46,8 @@ def aimed(attack: Attack[Any], goal: Goal, *, targeted: bool, kappa: float | Non
             pair = PairMargin(classmap=spec.classmap, threshold=spec.threshold, targeted=targeted)
             return replace(attack, objective=pair, confidence=confidence)
         return replace(attack, objective=Margin(targeted=targeted), confidence=confidence)
-    if goal == "pair" and isinstance(attack, LossAttack):
-        return replace(attack, objective=wrong_confidence(spec.classmap))
+    if goal == "pair" and spec.classmap is not None and isinstance(attack, LossAttack):
+        return replace(attack, objective=WrongConfidence(classmap=spec.classmap))
     return attack
 
 

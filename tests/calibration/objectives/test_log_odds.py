@@ -6,7 +6,7 @@ import torch
 from calibration.gradients import GradientGraph
 from calibration.objectives.log_odds import LogOdds, PairLogOdds
 from calibration.objectives.margin import Margin
-from calibration.objectives.rule import TargetConfidence, WrongConfidence, wrong_confidence
+from calibration.objectives.rule import LargestConfidence, TargetConfidence, WrongConfidence
 from tests.calibration.guards import CLASSMAP
 
 K = 4
@@ -81,7 +81,8 @@ def test_value_and_gradient_equal_torch(halves, objective, lead):
 def test_at_confidence_zero_it_is_the_logarithm_of_the_confidence(halves, classmap):
     z, labels = sample(0.0)
     z *= 40  # logits that are not small
-    wrong = halves.value_and_gradient(wrong_confidence(classmap), z, labels=labels)
+    confidence = LargestConfidence() if classmap is None else WrongConfidence(classmap=classmap)
+    wrong = halves.value_and_gradient(confidence, z, labels=labels)
     found = halves.value_and_gradient(PairLogOdds(classmap=classmap), z, labels=labels)
     np.testing.assert_allclose(found.loss, wrong.loss, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.gradient, wrong.gradient, rtol=1e-4, atol=1e-6)

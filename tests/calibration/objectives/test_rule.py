@@ -5,7 +5,7 @@ import torch
 
 from calibration.gradients import GradientGraph
 from calibration.judge import Judge
-from calibration.objectives.rule import LargestConfidence, TargetConfidence, WrongConfidence, wrong_confidence
+from calibration.objectives.rule import LargestConfidence, TargetConfidence, WrongConfidence
 from calibration.pixels import to_pixels
 from runtime.artifact import read_artifact
 from tests.calibration.guards import CLASSMAP, dataset, guard_file
@@ -24,6 +24,10 @@ def halves():
         " { logits, robust_logits = Split <axis = 1, num_outputs = 2> (z) }"
     )
     return GradientGraph(model, wrt="z", threads=1)
+
+
+def confidence_in_mistakes(classmap):
+    return LargestConfidence() if classmap is None else WrongConfidence(classmap=classmap)
 
 
 def log_confidence(z):
@@ -56,7 +60,7 @@ def test_loss_and_gradient_equal_torch(halves, classmap, margin):
     exact = torch.tensor(z, dtype=torch.float64, requires_grad=True)
     expected = torch_loss(exact, labels, classmap)
     expected.sum().backward()
-    found = halves.value_and_gradient(wrong_confidence(classmap), z, labels=labels)
+    found = halves.value_and_gradient(confidence_in_mistakes(classmap), z, labels=labels)
     np.testing.assert_allclose(found.loss, expected.detach(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.gradient, exact.grad, rtol=1e-4, atol=1e-6)
 
@@ -150,6 +154,6 @@ def test_its_exponential_is_the_confidence_that_the_file_reports_in_a_mistake():
     ids=["pair", "single head"],
 )
 def test_reads_the_heads_of_the_rule(classmap, reads):
-    objective = wrong_confidence(classmap)
+    objective = confidence_in_mistakes(classmap)
     assert (objective.reads, objective.inputs) == (reads, ("labels",))
-    assert len({objective, wrong_confidence(classmap)}) == 1
+    assert len({objective, confidence_in_mistakes(classmap)}) == 1

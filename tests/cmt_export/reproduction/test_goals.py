@@ -39,6 +39,7 @@ def test_other_attacks_know_the_rule_or_keep_their_loss():
     assert aimed(Pgd(epsilon=0.1), "pair", targeted=False, kappa=None, spec=PAIR).objective == WrongConfidence(
         classmap=(1, 2, 0)
     )
+    assert aimed(Pgd(epsilon=0.1), "pair", targeted=False, kappa=None, spec=SINGLE) == Pgd(epsilon=0.1)
     assert aimed(Fgs(epsilon=0.1), "label", targeted=False, kappa=None, spec=PAIR) == Fgs(epsilon=0.1)
 
 
