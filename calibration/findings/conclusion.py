@@ -181,7 +181,7 @@ def _scope(cells: Sequence[Cell]) -> str:
     best = _worst(adaptive)
     known = f"{len(adaptive)} of {len(cells)} attacks know the rule"
     if best is _worst(cells):
-        told = f"{known}, this one among them."
+        told = f"{known}, the strongest among them."
     else:
         told = f"{known}; the best of them, {cell_name(best)}, gets {with_bounds(best.rates.fooled)}."
     ignorant = [cell for cell in cells if not cell.adaptive]
