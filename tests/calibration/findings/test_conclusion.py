@@ -163,7 +163,9 @@ def test_an_attack_that_falls_wins_over_every_doubt():
     [
         pytest.param([], "No attack that knows the rule was run: this says nothing about one.", id="none"),
         pytest.param([cell()], "No attack that knows the rule was run: this says nothing about one.", id="ignorant"),
-        pytest.param([cell("pgd", **ADAPTIVE)], "1 of 1 attacks know the rule, the strongest among them.", id="adaptive"),
+        pytest.param(
+            [cell("pgd", **ADAPTIVE)], "1 of 1 attacks know the rule, the strongest among them.", id="adaptive"
+        ),
         pytest.param(
             [cell("pgd", fooled=300, rejected=0, **ADAPTIVE), cell(fooled=20)],
             "1 of 2 attacks know the rule, the strongest among them. "
