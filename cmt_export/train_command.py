@@ -23,6 +23,9 @@ from runtime.cli import JSON
 from runtime.errors import UsageError
 from runtime.terminal import Report, print_json, print_table, stages
 
+_MANY_REJECTED = 0.2
+"""Share of benign images from which a guard that was just trained is not worth exporting yet."""
+
 _CLASSMAP_OPTIONS = ("classmap", "classmap_likelihood", "classmap_shape", "classmap_counts")
 
 
@@ -116,6 +119,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     with stages() as stage:
         checkpoint = run_plan(plan, data, lambda what: follow(stage(what)))
     _show_training(plan.output, checkpoint, as_json=options["as_json"])
+    _warn_of_rejections(checkpoint.history[-1].get("rejected", 0.0))
 
 
 def _classmap_config(recipe: Recipe, options: dict[str, Any], explicit: set[str]) -> ClassmapConfig | None:
@@ -160,6 +164,12 @@ def _show_training(path: Path, checkpoint: Checkpoint, *, as_json: bool) -> None
     rows = [(name.replace("_", " "), _set(value)) for name, value in facts.items() if value is not None]
     print_table(f"trained {checkpoint.recipe.name} on {checkpoint.data['name']}", rows)
     click.echo(f"next: cmt export --ckpt {path}")
+
+
+def _warn_of_rejections(share: float) -> None:
+    if share > _MANY_REJECTED:
+        mend = "train longer (--epochs), or look at the images"
+        click.echo(f"warning: {share:.0%} of the benign test images are rejected: {mend}", err=True)
 
 
 def _set(value: Any) -> Any:

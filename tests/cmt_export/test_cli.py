@@ -61,6 +61,15 @@ def test_train_export_verify_info(cmt, archive, tmp_path):
     assert info["training"]["classmap"]["likelihood"] == "least"
 
 
+def test_a_guard_that_rejects_benign_images_is_no_surprise_later(cmt, archive, tmp_path):
+    quick = ("train", archive, "-o", tmp_path / "model.pt", *QUICK)
+    assert "warning" not in cmt(*quick).err
+    hardly = cmt(*quick, "--learning-rate", 1e-9, "--seed", 1, "--json")
+    rejected = json.loads(hardly.out)["rejected"]
+    assert rejected > 0.5
+    assert f"warning: {rejected:.0%} of the benign test images are rejected" in hardly.err
+
+
 def test_a_recipe_takes_its_own_options_and_exports(cmt, archive, tmp_path):
     recipe = ("--recipe", "hardened", "--inner-steps", 1, "--squash", 4, "--epsilon", 0.1, "--ramp", 1)
     assert cmt("train", archive, "-o", tmp_path / "hardened.pt", *QUICK, *recipe).code == 0
