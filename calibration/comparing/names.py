@@ -16,7 +16,7 @@ _KNOWS = "nearly-white-box"
 def row_names(rows: Sequence[Sequence[ModelRecord]]) -> list[str]:
     """Return one name for each row, all different.
 
-    It is the recipe, or the file where there is none, with the options in which rows of one recipe differ; a pool is
+    It is the recipe, or the file where there is none, with as few options as tell rows of one recipe apart; a pool is
     named by its members.
 
     Args:
@@ -60,8 +60,19 @@ def _base(models: Sequence[ModelRecord]) -> str:
 
 
 def _told_apart(base: str, own: Mapping[str, Any], all_: Sequence[Mapping[str, Any]]) -> str:
-    keys = sorted({key for recipe in all_ for key in recipe})
-    differing = [key for key in keys if any(recipe.get(key) != all_[0].get(key) for recipe in all_)]
-    if not differing:
-        return base
-    return f"{base} ({', '.join(f'{key} = {amount(own.get(key))}' for key in differing)})"
+    chosen = _telling(all_)
+    return f"{base} ({', '.join(f'{key} = {amount(own.get(key))}' for key in chosen)})" if chosen else base
+
+
+def _telling(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return few options that tell the recipes apart as well as all do; one that some lack only where others fail."""
+    keys = sorted({key for recipe in recipes for key in recipe})
+    keys.sort(key=lambda key: any(key not in recipe for recipe in recipes))
+
+    def kinds(chosen: Sequence[str]) -> int:
+        return len({tuple(str(recipe.get(key)) for key in chosen) for recipe in recipes})
+
+    chosen: list[str] = []
+    while kinds(chosen) < kinds(keys):
+        chosen.append(max(keys, key=lambda key: kinds([*chosen, key])))
+    return sorted(chosen)

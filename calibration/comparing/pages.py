@@ -118,7 +118,7 @@ def caution(comparison: Comparison) -> str:
     if not close:
         return ""
     names = " and ".join(filter(None, [", ".join(close[:-1]), close[-1]]))
-    return f"Chance may explain the lead of {rows[0].name} over {names}."
+    return f"Chance may explain its lead over {names}."
 
 
 def _barely_behind(one: Defence, best: Defence) -> bool:

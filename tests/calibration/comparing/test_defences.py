@@ -112,6 +112,21 @@ def test_rows_of_one_recipe_are_told_apart_by_what_differs():
     assert len({one.name for one in table(first, same).defences}) == 2
 
 
+def test_as_few_options_as_tell_rows_apart_and_none_that_older_results_lack():
+    grid = [(0.3, 5, 8), (0.0, 5, 8), (0.0, 2, 8), (0.0, 2, 12)]
+    rows = [
+        defence("hardened", digest=str(row), recipe={"clean": clean, "steps": steps, "size": steps / 8, "wide": wide})
+        for row, (clean, steps, wide) in enumerate(grid)
+    ]
+    newer = replace(rows[3], model=replace(rows[3].model, recipe={**rows[3].model.recipe, "added": 2}))
+    assert {one.name for one in table(*rows[:3], newer).defences} == {
+        "hardened (clean = 0.3, size = 0.625, wide = 8)",
+        "hardened (clean = 0, size = 0.625, wide = 8)",
+        "hardened (clean = 0, size = 0.25, wide = 8)",
+        "hardened (clean = 0, size = 0.25, wide = 12)",
+    }
+
+
 def test_attacks_that_only_others_had_are_named():
     lock = attack({1}, threat="pre-lock")
     square = attack({2}, threat="decision-only", attack="square", reading="deployed")

@@ -85,10 +85,10 @@ def test_whose_distance_chance_may_explain_stands_everywhere():
     rows = [defence("a", attack({0})), defence("b", attack({0, 1})), defence("c", attack({0, 1, 2}))]
     rows += [defence("d", attack({0, 1, 2, 3})), defence("e", attack(range(10)))]
     found = compare([(one.model.file, one) for one in rows])
-    assert caution(found) == "Chance may explain the lead of a over b, c and d."
+    assert caution(found) == "Chance may explain its lead over b, c and d."
     assert caution(found) in render_table(found)
     assert caution(found) in render_page(found)
-    assert caution(compare([("a", rows[0]), ("b", rows[1])])) == "Chance may explain the lead of a over b."
+    assert caution(compare([("a", rows[0]), ("b", rows[1])])) == "Chance may explain its lead over b."
     assert caution(compare([("e", rows[4]), ("a", rows[0])], order="given")) == ""
 
 
