@@ -14,6 +14,7 @@ import numpy as np
 from calibration.attacks import Attack, Budget, Deployed, Fgs
 from calibration.attacks.attack import LossAttack
 from calibration.attacks.random_noise import RandomNoise
+from calibration.attacks.square import Square
 from calibration.datasets import Dataset
 from calibration.evaluation.cells import attack_key, craft_on, measure_cell, title
 from calibration.evaluation.planning import EvaluationConfig, Plan
@@ -26,13 +27,15 @@ from calibration.results.resuming import key_of
 from calibration.threats import THREATS, aim
 from runtime.guard import Guard
 
-PURPOSES = ("one step", "doubled", "half", "unbounded", "noise", "twin")
+PURPOSES = ("one step", "doubled", "half", "unbounded", "noise", "decisions", "twin")
 """What probes are run for."""
 
 REPEATED_IMAGES = 8
 """Images that are attacked twice to see whether the same comes out."""
 
 _NOISE_DRAWS = 10
+_QUERIES = 500
+"""Verdicts asked for per image; a mask that hides gradients rarely hides as many as these find."""
 
 Progress = Callable[[str], Callable[[int, int], None]]
 
@@ -127,9 +130,10 @@ def _variants(strongest: Strongest, target: Target) -> Iterator[_Variant]:
         yield _Variant("half", plan._replace(threat=ignorant), label)
     everything = 1.0 if budget.norm == "linf" else float(np.sqrt(target.pixels[0].size))
     yield _Variant("unbounded", plan, _within(attack, everything))
-    asking = next(threat for threat in THREATS if threat.asks)
+    asking = plan._replace(threat=next(threat for threat in THREATS if threat.asks))
     noise = RandomNoise(epsilon=budget.epsilon, norm=budget.norm, draws=_NOISE_DRAWS)
-    yield _Variant("noise", plan._replace(threat=asking), noise)
+    yield _Variant("noise", asking, noise)
+    yield _Variant("decisions", asking, Square(epsilon=budget.epsilon, norm=budget.norm, queries=_QUERIES))
 
 
 def _probe(

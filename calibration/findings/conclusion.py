@@ -39,7 +39,7 @@ REJECTS_MOST = 0.5
 
 Kind = Literal["untested", "falls", "undecided", "holds"]
 
-COUNTED_PROBES = ("one step", "doubled", "noise")
+COUNTED_PROBES = ("one step", "doubled", "noise", "decisions")
 """Purposes of sanity checks whose attacks count as attacks."""
 
 

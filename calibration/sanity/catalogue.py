@@ -71,7 +71,7 @@ CHECKS = (
         name="gradients beat decisions",
         raised_if="an attack that sees verdicts only fools more images than the best one with gradients",
         explanation="Gradients are less than no gradients: they are masked, or the objective is wrong.",
-        needs="decision-only beside nearly-white-box with the same ε",
+        needs="decision-only beside nearly-white-box with the same ε, or --sanity",
         judge=comparisons.decisions,
     ),
     SanityCheck(

@@ -48,7 +48,8 @@ def ignorance(results: Results) -> Found:
 def decisions(results: Results) -> Found:
     """Return whether gradients beat decisions."""
     own = [cell for cell in results.cells if cell.gradients_per_image > 0]
-    return judge_pairs(_by_ball(own, [cell for cell in results.cells if cell.source.tensor == "verdicts"]), results)
+    asked = [cell for cell in results.cells if cell.source.tensor == "verdicts"]
+    return judge_pairs(_by_ball(own, [*asked, *results.probed("decisions")]), results)
 
 
 def from_outside(results: Results) -> Found:

@@ -33,8 +33,11 @@ def dataset(n_test=240, noise=0.4, name="templates"):
     return make_dataset(name, CLASSES, split(24), split(n_test))
 
 
-def network(*, pair=True, unlocked=False, sharpness=4.0, doubt=0.4, opset=18):
-    """``pixels`` to ``logits`` by distance to the templates; ``robust_logits`` follow the Classmap with some doubt."""
+def network(*, pair=True, unlocked=False, sharpness=4.0, doubt=0.4, ripple=0.0, opset=18):
+    """``pixels`` to ``logits`` by distance to the templates; ``robust_logits`` follow the Classmap with some doubt.
+
+    A ripple of that height on every pixel turns its gradient every thousandth of the way.
+    """
     weights = sharpness * templates().T
     bias = -sharpness * (templates() ** 2).sum(axis=1) / 2
     robust = np.zeros_like(weights)
@@ -54,6 +57,15 @@ def network(*, pair=True, unlocked=False, sharpness=4.0, doubt=0.4, opset=18):
     if unlocked:
         nodes.append(helper.make_node("Neg", ["logits"], ["unlocked_logits"]))
         outputs.append("unlocked_logits")
+    if ripple:
+        constants |= {"often": np.float32(5000), "ripple": np.float32(ripple)}
+        nodes[:1] = [
+            helper.make_node("Mul", ["pixels", "often"], ["fast"]),
+            helper.make_node("Sin", ["fast"], ["wave"]),
+            helper.make_node("Mul", ["wave", "ripple"], ["rippled"]),
+            helper.make_node("Add", ["pixels", "rippled"], ["masked"]),
+            helper.make_node("Flatten", ["masked"], ["flat"], axis=1),
+        ]
     used = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes,

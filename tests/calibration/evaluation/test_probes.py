@@ -37,7 +37,7 @@ def run(files, *attacks, threats=("nearly-white-box", "grey-box"), twin=True):
 def test_variants_of_the_strongest_attack(files, tmp_path):
     found = run(files, Fgs(epsilon=0.05), Pgd(epsilon=0.2, steps=4, restarts=2))
     cells = {probe.purpose: probe.cell for probe in found.probes}
-    assert list(cells) == ["one step", "doubled", "half", "unbounded", "noise", "twin"]
+    assert list(cells) == ["one step", "doubled", "half", "unbounded", "noise", "decisions", "twin"]
     assert {probe.of for probe in found.probes} == {"nearly-white-box pair PGD at ε\xa0=\xa00.2"}
     assert (cells["one step"].attack, cells["one step"].parameters["epsilon"]) == ("fgs", 0.2)
     assert (cells["doubled"].parameters["steps"], cells["doubled"].parameters["restarts"]) == (8, 4)
@@ -47,17 +47,31 @@ def test_variants_of_the_strongest_attack(files, tmp_path):
     assert cells["unbounded"].parameters["epsilon"] == 1.0
     assert cells["unbounded"].counts.fooled > cells["doubled"].counts.fooled
     assert (cells["noise"].attack, cells["noise"].source.tensor) == ("noise", "verdicts")
+    asked = cells["decisions"]
+    assert (asked.attack, asked.parameters["epsilon"], asked.source.tensor) == ("square", 0.2, "verdicts")
     assert cells["twin"].source.file.endswith("twin.onnx")
     assert cells["twin"].counts.rejected == 0
     assert (found.repetition.images, found.repetition.different) == (8, 0)
     verdicts = {one.name: one.verdict for one in check_sanity(found)}
     assert [name for name, verdict in verdicts.items() if verdict == "not run"] == [
-        "gradients beat decisions",
         "attacks held to ε beat free ones",
         "the lock hides nothing",
     ]
     found.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json").probes[0].cell.counts == found.probes[0].cell.counts
+
+
+def test_gradients_that_lead_astray_are_found_without_gradients(tmp_path):
+    """A ripple on every pixel has a gradient everywhere, and none of them leads anywhere."""
+    verdicts = {}
+    for name, ripple in (("plain", 0.0), ("masked", 0.01)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "guard.onnx").write_bytes(guard_file(pair=False, ripple=ripple))
+        found = run(tmp_path / name, Pgd(epsilon=0.2, steps=10, restarts=1), twin=False)
+        verdicts[name] = {one.name: one.verdict for one in check_sanity(found)}
+    assert verdicts["plain"]["gradients beat decisions"] == "passed"
+    assert verdicts["masked"]["every image has a gradient"] == "passed"
+    assert verdicts["masked"]["gradients beat decisions"] == "failed"
 
 
 def test_probes_stay_out_of_the_tables(files):

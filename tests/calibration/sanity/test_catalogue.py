@@ -88,6 +88,12 @@ CASES = [
     ("an unbounded attack succeeds", results(cell("cw", None, 1000, 0, **ADAPTIVE)), "passed", "C&W L2"),
     ("an unbounded attack succeeds", results(pgd(9), cell("cw", None, 1000, 0)), "not run", "--sanity"),
     (
+        "an unbounded attack succeeds",
+        results(pgd(9), cell("cw", None, 40, 960, **ADAPTIVE), probes=(probe("unbounded", pgd(1000, 1.0)),)),
+        "failed",
+        "C&W L2",
+    ),
+    (
         "more work changes nothing",
         results(pgd(20), probes=(probe("doubled", pgd(40)),)),
         "failed",
@@ -106,6 +112,12 @@ CASES = [
     ("gradients beat decisions", results(pgd(20), cell("square", 0.3, 60, 940, **ASKING)), "failed", "Square"),
     ("gradients beat decisions", results(pgd(60), cell("square", 0.3, 20, 980, **ASKING)), "passed", "Square"),
     ("gradients beat decisions", results(pgd(60)), "not run", "decision-only"),
+    (
+        "gradients beat decisions",
+        results(pgd(20), probes=(probe("decisions", cell("square", 0.3, 60, 940, **ASKING)),)),
+        "failed",
+        "Square",
+    ),
     (
         "attacks held to ε beat free ones",
         results(pgd(20), free(60, 0.3)),
