@@ -11,7 +11,7 @@ from calibration.datasets import Dataset
 from cmt_export.checkpoint import Checkpoint, Execution, Schedule
 from cmt_export.exporting import export
 from cmt_export.recipes import Recipe, Stage, Undefended
-from cmt_export.run import resume, start
+from cmt_export.run import check_same_data, resume, start
 from cmt_export.training import OnStep, train
 from runtime.artifact import read_artifact
 from runtime.errors import CmtError, UsageError
@@ -75,17 +75,18 @@ def run_plan(plan: TrainingPlan, data: Dataset, progress: Progress) -> Checkpoin
 
     Raises:
         UsageError: The data, the Classmap or an option does not fit, or `output` holds an unfinished run that the plan
-            does not resume.
+            does not resume, or a run of other data or options that it does.
         CmtError: Training diverged, or a file cannot be written.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved.
     """
-    unfinished = _unfinished(plan)
-    if unfinished is not None:
-        _check_same_options(plan, unfinished)
-        run = resume(data, unfinished, trunk=plan.trunk if "trunk" in plan.explicit else None)
+    begun = _begun(plan)
+    if begun is not None:
+        _check_same_options(plan, begun)
+        check_same_data(data, begun)
+        if begun.finished:
+            return begun
+        run = resume(data, begun, trunk=plan.trunk if "trunk" in plan.explicit else None)
         return train(run, plan.output, on_step=progress(f"resuming {plan.output.name}"))
-    if plan.resume and plan.output.exists():
-        return Checkpoint.load(plan.output)
     classmap, provenance = _find_classmap(plan, data, progress) if plan.recipe.needs_classmap else (None, {})
     stage = plan.recipe.first_stage
     run = start(
@@ -105,13 +106,12 @@ def run_plan(plan: TrainingPlan, data: Dataset, progress: Progress) -> Checkpoin
     return train(run, plan.output, on_step=progress(f"training {plan.output.name}"))
 
 
-def _unfinished(plan: TrainingPlan) -> Checkpoint | None:
-    """Return the run that `output` holds, if it is one that can go on."""
+def _begun(plan: TrainingPlan) -> Checkpoint | None:
+    """Return the run that `output` holds and that is to be resumed, finished or not."""
     if not plan.output.exists():
         return None
     if plan.resume:
-        checkpoint = Checkpoint.load(plan.output)
-        return None if checkpoint.finished else checkpoint
+        return Checkpoint.load(plan.output)
     try:
         finished = Checkpoint.load(plan.output).finished
     except CmtError:
@@ -122,20 +122,27 @@ def _unfinished(plan: TrainingPlan) -> Checkpoint | None:
 
 
 def _check_same_options(plan: TrainingPlan, checkpoint: Checkpoint) -> None:
-    wanted, began = (
-        _options(plan.recipe, plan.schedule, plan.trunk),
-        _options(checkpoint.recipe, checkpoint.schedule, checkpoint.trunk),
-    )
-    for option in sorted(plan.explicit & wanted.keys()):
-        if began.get(option) != wanted[option]:
+    for option, (wanted, began) in _differing(plan, checkpoint).items():
+        if option in plan.explicit:
             raise UsageError(
-                f"--resume: expected --{option.replace('_', '-')} {began.get(option)} as the run began, "
-                f"got {wanted[option]}; leave it out, or train to another -o"
+                f"--resume: expected {_flag(option)} {began} as the run began, got {wanted}; "
+                "leave it out, or train to another -o"
             )
 
 
-def _options(recipe: Recipe, schedule: Schedule, trunk: str) -> dict[str, object]:
-    return vars(recipe) | vars(schedule) | {"trunk": trunk, "network": trunk, "recipe": recipe.name}
+def _differing(plan: TrainingPlan, checkpoint: Checkpoint) -> dict[str, tuple[object, object]]:
+    """Return what the plan says and how the run began, of each option in which they differ, by its name."""
+    wanted, began = _options(plan), _options(checkpoint)
+    return {name: (wanted[name], began.get(name)) for name in sorted(wanted) if began.get(name) != wanted[name]}
+
+
+def _options(one: TrainingPlan | Checkpoint) -> dict[str, object]:
+    named = {"trunk": one.trunk, "network": one.trunk, "recipe": one.recipe.name}
+    return vars(one.recipe) | vars(one.schedule) | named
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def _find_classmap(plan: TrainingPlan, data: Dataset, progress: Progress) -> tuple[tuple[int, ...], dict[str, object]]:
@@ -175,11 +182,11 @@ def _train_oracle(plan: TrainingPlan, data: Dataset, progress: Progress) -> Path
 def _train_stage(plan: TrainingPlan, stage: Stage, data: Dataset, progress: Progress) -> Checkpoint:
     """Train what comes before the recipe's own network, or take it finished from an earlier run that is resumed."""
     path = plan.checkpoint_of(stage)
-    checkpoint = run_plan(
-        replace(plan, output=path, recipe=stage.recipe, explicit=plan.explicit & {"seed"}), data, progress
-    )
-    if checkpoint.recipe != stage.recipe:
-        raise UsageError(
-            f"{path}: expected {stage.recipe.to_json()} as this run needs, got {checkpoint.recipe.to_json()}; delete it"
-        )
-    return checkpoint
+    first = replace(plan, output=path, recipe=stage.recipe, explicit=plan.explicit & {"trunk", "network"})
+    if plan.resume and path.exists():
+        for option, (wanted, began) in _differing(first, Checkpoint.load(path)).items():
+            raise UsageError(
+                f"{path}: expected {_flag(option)} {wanted} as this run needs, got {began}; "
+                "give the options it began with, or delete it"
+            )
+    return run_plan(first, data, progress)

@@ -175,8 +175,7 @@ def resume(data: Dataset, checkpoint: Checkpoint, *, trunk: str | None = None) -
     """
     if checkpoint.finished:
         raise UsageError("--resume: expected an unfinished checkpoint, got one that is done; train to another -o")
-    if data.train.digest != checkpoint.data["train"]:
-        raise UsageError(f"--resume: expected the data the run began with ({checkpoint.data['name']}), got {data.name}")
+    check_same_data(data, checkpoint)
     run = _run(data, checkpoint, checkpoint.build(trunk))
     try:
         _restore(run, checkpoint.progress)
@@ -186,6 +185,12 @@ def resume(data: Dataset, checkpoint: Checkpoint, *, trunk: str | None = None) -
             f"--resume: expected the progress of this run, got a damaged one ({reason}); train to another -o"
         ) from error
     return run
+
+
+def check_same_data(data: Dataset, checkpoint: Checkpoint) -> None:
+    """Raise `UsageError` unless these are the images and labels that a run began with."""
+    if data.train.digest != checkpoint.data["train"]:
+        raise UsageError(f"--resume: expected the data the run began with ({checkpoint.data['name']}), got {data.name}")
 
 
 def _restore(run: Run, progress: dict[str, Any]) -> None:

@@ -111,6 +111,29 @@ def test_a_teacher_is_trained_first_and_kept_for_a_resumed_run(cmt, archive, tmp
     _one_line(cmt("train", archive, "-o", path, *QUICK, *other), 2, "student.teacher.pt", "delete it")
     assert cmt("train", archive, "-o", path, *QUICK, *recipe, "--resume").code == 0
     assert teacher.stat().st_mtime_ns == stamp
+    path.unlink()
+    _one_line(cmt("train", archive, "-o", path, *QUICK, *recipe, "--resume", "--seed", 2), 2, "--seed 2", "delete it")
+    _one_line(cmt("train", _other(tmp_path), "-o", path, *QUICK, *recipe, "--resume"), 2, "the data the run began with")
+    assert not path.exists()
+
+
+def _other(folder: Path) -> Path:
+    x_train, y_train = make_bars(192, 5)
+    np.savez(folder / "other.npz", x_train=x_train, y_train=y_train, x_test=x_train, y_test=y_train)
+    return folder / "other.npz"
+
+
+def test_a_finished_run_is_not_taken_for_another(cmt, archive, tmp_path):
+    path = tmp_path / "model.pt"
+    begun = ("train", archive, "-o", path, "--recipe", "none", *QUICK)
+    assert cmt(*begun).code == 0
+    stamp = path.stat().st_mtime_ns
+    assert cmt(*begun, "--resume").code == 0
+    _one_line(cmt(*begun, "--resume", "--recipe", "pgd"), 2, "expected --recipe none as the run began, got pgd")
+    _one_line(cmt(*begun, "--resume", "--epochs", 5), 2, "expected --epochs 1 as the run began, got 5")
+    other = ("train", _other(tmp_path), "-o", path, "--resume", "--recipe", "none", *QUICK)
+    _one_line(cmt(*other), 2, "the data the run began with")
+    assert path.stat().st_mtime_ns == stamp
 
 
 def test_the_help_shows_whose_option_it_is_and_every_default(cmt):
