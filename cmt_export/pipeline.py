@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from calibration.classmap import ClassmapConfig, estimate_classmap
-from calibration.datasets import Dataset
+from calibration.datasets import Dataset, Split
 from cmt_export.checkpoint import Checkpoint, Execution, Schedule
 from cmt_export.exporting import export
 from cmt_export.recipes import Recipe, Stage, Undefended
@@ -147,12 +150,13 @@ def _flag(option: str) -> str:
 
 def _find_classmap(plan: TrainingPlan, data: Dataset, progress: Progress) -> tuple[tuple[int, ...], dict[str, object]]:
     """Estimate the Classmap on the exported oracle (paper §3.2), training the oracle first where none was given."""
+    data.require_every_class("a Classmap")
     oracle = plan.classmap_file or _train_oracle(plan, data, progress)
     artifact = read_artifact(oracle)
     data.require_classes(artifact.spec.classes, owner=str(oracle))
     data.require_shape(artifact.spec.input_shape, owner=str(oracle))
     progress("estimating the Classmap")
-    rows = data.train.sample(_CLASSMAP_IMAGES, seed=plan.schedule.seed)
+    rows = _classmap_rows(data.train, seed=plan.schedule.seed)
     estimate = estimate_classmap(
         artifact.model,
         data.train.images[rows],
@@ -170,6 +174,14 @@ def _find_classmap(plan: TrainingPlan, data: Dataset, progress: Progress) -> tup
         },
     }
     return estimate.classmap, provenance
+
+
+def _classmap_rows(split: Split, *, seed: int) -> npt.NDArray[np.int64]:
+    """Return which images the Classmap is estimated on: a sample, and one of each class that it misses."""
+    rows = split.sample(_CLASSMAP_IMAGES, seed=seed)
+    classes, first = np.unique(split.labels, return_index=True)
+    missed = ~np.isin(classes, split.labels[rows])
+    return np.sort(np.concatenate([rows, first[missed]]))
 
 
 def _train_oracle(plan: TrainingPlan, data: Dataset, progress: Progress) -> Path:

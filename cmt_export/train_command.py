@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+import numpy as np
 
 from calibration.classmap import ClassmapConfig, Likelihood
 from calibration.classmap import Shape as ClassmapShape
-from calibration.datasets import load_dataset
+from calibration.datasets import Dataset, load_dataset
+from calibration.datasets.wording import listed
 from calibration.options import SIZE
 from cmt_export.checkpoint import Checkpoint, Schedule
 from cmt_export.networks import TRUNKS
@@ -25,6 +27,9 @@ from runtime.terminal import Report, print_json, print_table, stages
 
 _MANY_REJECTED = 0.2
 """Share of benign images from which a guard that was just trained is not worth exporting yet."""
+
+_UNEVEN = 20
+"""How many times as many training images one class may have as another without a word."""
 
 _CLASSMAP_OPTIONS = ("classmap", "classmap_likelihood", "classmap_shape", "classmap_counts")
 
@@ -116,6 +121,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     )
     check_output(plan.output, *filter(None, [plan.classmap_file]))
     data = load_dataset(options["data"], size=options["size"])
+    _warn_of_classes(data)
     with stages() as stage:
         checkpoint = run_plan(plan, data, lambda what: follow(stage(what)))
     _show_training(plan.output, checkpoint, as_json=options["as_json"])
@@ -164,6 +170,22 @@ def _show_training(path: Path, checkpoint: Checkpoint, *, as_json: bool) -> None
     rows = [(name.replace("_", " "), _set(value)) for name, value in facts.items() if value is not None]
     print_table(f"trained {checkpoint.recipe.name} on {checkpoint.data['name']}", rows)
     click.echo(f"next: cmt export --ckpt {path}")
+
+
+def _warn_of_classes(data: Dataset) -> None:
+    """Say it where classes have no image, or hardly any beside others."""
+    train, test = (np.bincount(split.labels, minlength=len(data.classes)) for split in (data.train, data.test))
+    for kind, counts in (("training", train), ("test", test)):
+        absent = [name for name, count in zip(data.classes, counts, strict=True) if not count]
+        if absent:
+            click.echo(f"warning: no {kind} image of {listed(absent)}", err=True)
+    least, most = int(train.argmin()), int(train.argmax())
+    if 0 < train[least] * _UNEVEN < train[most]:
+        click.echo(
+            f"warning: training images are uneven, from {train[least]} of {data.classes[least]} to {train[most]} of "
+            f"{data.classes[most]}: rare classes are hardly learned",
+            err=True,
+        )
 
 
 def _warn_of_rejections(share: float) -> None:

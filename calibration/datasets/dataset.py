@@ -74,6 +74,16 @@ class Dataset:
                 "use the data set it was made for"
             )
 
+    def require_every_class(self, purpose: str) -> None:
+        """Raise `UsageError` unless each class has a training image, as `purpose` needs."""
+        counts = np.bincount(self.train.labels, minlength=len(self.classes))
+        absent = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+        if absent:
+            raise UsageError(
+                f"{self.name}: expected training images of every class, as {purpose} needs, got none of "
+                f"{listed(absent)}; add some, or leave that class out"
+            )
+
     def require_shape(self, input_shape: tuple[int, int, int], *, owner: str) -> None:
         """Raise `UsageError` unless every image has the ``(H, W, C)`` that `owner` takes."""
         if input_shape != self.input_shape:

@@ -18,17 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 
 from calibration.datasets.dataset import SPLITS, Dataset, Images, Split, check_class_names, digest
 from calibration.datasets.wording import by, listed
 from runtime.errors import CmtError, ImageError, UsageError
-from runtime.images import decode, fit
+from runtime.images import DEEP_GREY, decode, fit
+from runtime.listing import list_files
 
 MAX_IMAGE_PIXELS = 1 << 24
 """Most pixels a training image may have; checked before it is decoded."""
 
-_CACHE_FORMAT = 1
-_SAMPLES_PER_CLASS = 8
+_CACHE_FORMAT = 2
+_VISIBLE = "**/*"
+_GREY_MODES = frozenset({"1", "L", "LA", *DEEP_GREY})
 _CHUNK = 1024
 
 
@@ -89,11 +92,15 @@ def _files(folder: Path, classes: tuple[str, ...]) -> Iterator[_File]:
         directory = folder / name
         if not directory.is_dir():
             continue
-        for path in sorted(directory.rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
+        for below in list_files(directory, pattern=_VISIBLE):
+            path = directory / below
+            try:
                 status = path.stat()
-                stamp = (path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns)
-                yield _File(path, label, stamp)
+            except OSError as error:
+                raise UsageError(
+                    f"{path}: expected an image, got: {error.strerror}; mend or remove the file"
+                ) from error
+            yield _File(path, label, (f"{name}/{below}", status.st_size, status.st_mtime_ns))
 
 
 def _cache_root() -> Path:
@@ -109,7 +116,7 @@ def _fill_cache(cached: Path, files: dict[str, list[_File]], size: tuple[int, in
     except OSError as error:
         raise CmtError(f"{cached.parent}: expected a writable cache, got {error.strerror}; set CMT_CACHE") from error
     try:
-        channels = _channels(files["train"])
+        channels = _channels(files)
         shape: tuple[int, int] | None = size
         for kind, found in files.items():
             shape = _decode_split(work, kind, found, channels, shape, fitted=size is not None)
@@ -123,14 +130,40 @@ def _fill_cache(cached: Path, files: dict[str, list[_File]], size: tuple[int, in
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _channels(files: list[_File]) -> int:
-    """Return 1 when the first images of every class are grey, else 3."""
-    by_class: dict[int, list[Path]] = {}
-    for file in files:
-        by_class.setdefault(file.label, []).append(file.path)
-    samples = [path for paths in by_class.values() for path in paths[:_SAMPLES_PER_CLASS]]
-    colour = (_decode(path, channels=3) for path in samples)
-    return 1 if all((image == image[..., :1]).all() for image in colour) else 3
+def _channels(files: dict[str, list[_File]]) -> int:
+    """Return 1 where every training image is grey, else 3; then the test images have to be grey as well."""
+    if _first_coloured(files["train"]) is not None:
+        return 3
+    if (coloured := _first_coloured(files["test"])) is not None:
+        raise UsageError(f"{coloured}: expected a grey image as all of train/ are, got a coloured one; make it grey")
+    return 1
+
+
+def _first_coloured(files: list[_File]) -> Path | None:
+    """Return a file whose red, green and blue differ somewhere, if there is one."""
+
+    def coloured(file: _File) -> bool:
+        if _stored_grey(file.path):
+            return False
+        image = _decode(file.path, channels=3)
+        return not (image == image[..., :1]).all()
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), _CHUNK):
+            chunk = files[start : start + _CHUNK]
+            for file, found in zip(chunk, pool.map(coloured, chunk), strict=True):
+                if found:
+                    return file.path
+    return None
+
+
+def _stored_grey(path: Path) -> bool:
+    """Whether a file says in its first bytes that it holds no colours; nothing is decoded."""
+    try:
+        with PIL.Image.open(path) as image:
+            return image.mode in _GREY_MODES
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+        return False
 
 
 def _decode(path: Path, *, channels: int) -> Images:

@@ -74,14 +74,59 @@ def test_grey_pictures_saved_as_colour_become_grey(tmp_path):
     assert load_dataset(tmp_path).input_shape == (4, 5, 1)
 
 
+@pytest.mark.parametrize("stored", ["L", "RGB"])
+def test_one_coloured_training_image_makes_all_coloured(tmp_path, stored):
+    write_folder(tmp_path)
+    last = tmp_path / "train" / "dog" / "x.png"
+    for number in range(20):
+        Image.fromarray(picture(number)).convert(stored).save(tmp_path / "train" / "dog" / f"w{number}.png")
+    Image.fromarray(picture(9, channels=3)).save(last)
+    assert load_dataset(tmp_path).input_shape == (4, 5, 3)
+    last.unlink()
+    assert load_dataset(tmp_path).input_shape == (4, 5, 1)
+
+
+def test_a_coloured_test_image_beside_grey_training_images(tmp_path):
+    write_folder(tmp_path)
+    Image.fromarray(picture(9, channels=3)).save(tmp_path / "test" / "dog" / "x.png")
+    with pytest.raises(UsageError, match=r"test/dog/x\.png: expected a grey image as all of train/ are, got a"):
+        load_dataset(tmp_path)
+
+
 def test_hidden_files_and_subfolders(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "train" / ".git").mkdir()
     (tmp_path / "train" / "cat" / ".DS_Store").write_bytes(b"no image")
-    (tmp_path / "train" / "cat" / "more").mkdir()
-    Image.fromarray(picture(7)).save(tmp_path / "train" / "cat" / "more" / "x.png")
+    for name in ("more", ".ipynb_checkpoints"):
+        (tmp_path / "train" / "cat" / name).mkdir()
+        Image.fromarray(picture(7)).save(tmp_path / "train" / "cat" / name / "x.png")
     found = load_dataset(tmp_path)
     assert found.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    write_folder(tmp_path / "data")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Image.fromarray(picture(7)).save(elsewhere / "x.png")
+    cat = tmp_path / "data" / "train" / "cat"
+    (cat / "linked").symlink_to(elsewhere)
+    (cat / "around").symlink_to(cat)
+    found = load_dataset(tmp_path / "data")
+    assert found.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    (elsewhere / "y.png").symlink_to("absent.png")
+    with pytest.raises(UsageError, match=r"y\.png: expected an image, got: No such file.*; mend or remove the file"):
+        load_dataset(tmp_path / "data")
+
+
+def test_a_class_without_training_images_is_named(tmp_path):
+    write_folder(tmp_path, classes=("cat", "dog", "eel"))
+    for path in (tmp_path / "train" / "dog").iterdir():
+        path.unlink()
+    found = load_dataset(tmp_path)
+    with pytest.raises(UsageError, match=r"of every class, as a Classmap needs, got none of dog; add some, or leave"):
+        found.require_every_class("a Classmap")
+    found.require_classes(("cat", "dog", "eel"), owner="it")
 
 
 def test_class_without_test_images(tmp_path):

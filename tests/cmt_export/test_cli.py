@@ -143,6 +143,35 @@ def test_the_help_shows_whose_option_it_is_and_every_default(cmt):
     assert "cmt: trained; hardened: none" in shown
 
 
+def _with_a_rare_class(path: Path, rare: int) -> Path:
+    """Write bars as the classes a, b and c, the last of them with `rare` training images and no test image."""
+    (x_train, y_train), (x_test, y_test) = make_bars(192, 0), make_bars(96, 1)
+    kept = np.sort(np.concatenate([np.flatnonzero(y_train != 2), np.flatnonzero(y_train == 2)[:rare]]))
+    tested = y_test != 2
+    train_split = {"x_train": x_train[kept], "y_train": y_train[kept]}
+    np.savez(path, **train_split, x_test=x_test[tested], y_test=y_test[tested], classes=["a", "b", "c"])
+    return path
+
+
+def test_a_class_without_training_images_is_named_before_anything_is_trained(cmt, tmp_path):
+    data = _with_a_rare_class(tmp_path / "none.npz", 0)
+    refused = cmt("train", data, "-o", tmp_path / "model.pt", *QUICK)
+    _one_line(refused, 2, "training images of every class", "none of c", "leave that class out")
+    assert not list(tmp_path.glob("*.pt"))
+    allowed = cmt("train", data, "-o", tmp_path / "model.pt", "--recipe", "none", *QUICK)
+    assert allowed.code == 0
+    assert "warning: no training image of c" in allowed.err
+
+
+def test_a_rare_class_is_part_of_what_the_classmap_is_estimated_on(cmt, tmp_path, monkeypatch):
+    monkeypatch.setattr("cmt_export.pipeline._CLASSMAP_IMAGES", 8)
+    done = cmt("train", _with_a_rare_class(tmp_path / "rare.npz", 1), "-o", tmp_path / "model.pt", *QUICK)
+    assert done.code == 0, done.err
+    assert "warning: no test image of c" in done.err
+    assert "warning: training images are uneven, from 1 of c to 64 of a" in done.err
+    assert Checkpoint.load(tmp_path / "model.pt").data["classmap"]["images"] in (8, 9)
+
+
 def test_a_network_of_table_1_is_undefended(cmt, archive, tmp_path):
     assert cmt("train", archive, "-o", tmp_path / "s.pt", "--network", "s-mnist", *QUICK).code == 0
     checkpoint = Checkpoint.load(tmp_path / "s.pt")
