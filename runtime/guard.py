@@ -112,6 +112,7 @@ class Guard:
             UsageError: `batch` is out of range, `spec.input` takes neither grey nor RGB images, or the guard is closed.
             ModelError: As for `classify`.
         """
+        self._check_open()
         from runtime.rows import classify_files  # needs Pillow, which `classify` does not
 
         return list(classify_files(self, paths, batch=batch))
@@ -204,12 +205,15 @@ class Guard:
         import threading  # only forked children pay for it
 
         with self._locks.setdefault(os.getpid(), threading.Lock()):
-            if self._closed:
-                raise UsageError(f"{self._name}: expected an open guard, got a closed one; make a new Guard")
+            self._check_open()
             if self._session is not None and self._pid == os.getpid():
                 return self._session
             _left_behind.append(self._session)
             return self._open(self.sha256)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"{self._name}: expected an open guard, got a closed one; make a new Guard")
 
     def _run(self, session: InferenceSession, batch: Images) -> Verdicts:
         try:

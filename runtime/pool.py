@@ -53,7 +53,8 @@ class GuardPool:
             threads: As for `Guard`, for the members that are not open yet.
 
         Raises:
-            UsageError: There are fewer than two, their classes or their images differ, or `seed` is no whole number.
+            UsageError: There are fewer than two, one twice, their classes or their images differ, or `seed` is no whole
+                number.
             ModelError: A file is invalid.
             DeviceError: The device does not run.
         """
@@ -124,6 +125,8 @@ class GuardPool:
 def _check_members(members: list[Guard]) -> None:
     if len(members) < 2:
         raise UsageError(f"pool: expected two or more guards, got {len(members)}; a single one needs no pool")
+    if len({guard.spec.digest for guard in members}) < len(members):
+        raise UsageError(f"pool: expected guards that differ, got {', '.join(map(repr, members))}; leave one out")
     first = members[0]
     for guard in members[1:]:
         for what, expected, got in (

@@ -53,8 +53,9 @@ def _of_the_gradients(results: Results) -> Iterator[str]:
     rounded = sorted({cell.source.file for cell in results.cells if cell.source.straight_through})
     if rounded:
         yield (
-            f"{', '.join(rounded)} is quantised: gradients pass straight through its roundings as if there were "
-            "none. Attack its float twin too, with --threat black-box --substitute."
+            f"{', '.join(rounded)} rounds on the way: gradients pass straight through its roundings as if there were "
+            "none. Ask it too, with -a square --threat decision-only, and attack its float twin if it has one, with "
+            "--threat black-box --substitute."
         )
     flat = [cell for cell in results.cells if cell.zero_gradients]
     if flat:

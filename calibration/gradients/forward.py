@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto, TensorProto
 
+from calibration.gradients.activity import active_tensors, read_by, straight_through
 from calibration.gradients.recurrence import unrolled
 from calibration.gradients.rewriting import padded_on_all_axes, pooled_before_relu
 from calibration.gradients.sizes import fixed_numbers, local_shapes
 from calibration.gradients.spatial_transformers import sampled
-from calibration.graphs.operators import FLAT, QUANTIZED_RANGE, is_integer_arithmetic
+from calibration.graphs.operators import is_integer_arithmetic
 from calibration.graphs.reading import Model, constants_of, folded, opset_of, read_model
 from calibration.graphs.tape import FLOATS, Tape, described, listed
 from calibration.graphs.type_inference import infer_types
@@ -33,6 +34,7 @@ class ForwardGraph:
         constants: Every initializer by name.
         types: What is known of each tensor.
         active: The tensors through which a gradient flows from `of` to `wrt`.
+        straight: Those of them that are steps of a staircase, which the gradient passes as if they were none.
         wrt: The input to differentiate with respect to.
         of: The tensors to differentiate.
         opset: The version of the ``ai.onnx`` operators.
@@ -43,6 +45,7 @@ class ForwardGraph:
     constants: Mapping[str, TensorProto]
     types: Mapping[str, TensorType]
     active: frozenset[str]
+    straight: frozenset[str]
     wrt: str
     of: tuple[str, ...]
     opset: int
@@ -56,11 +59,19 @@ class ForwardGraph:
     @property
     def straight_through(self) -> bool:
         """Whether a gradient passes rounded numbers, as if they had not been rounded."""
-        return any(node.op_type == "QuantizeLinear" and node.output[0] in self.active for node in self.nodes)
+        quantised = any(node.op_type == "QuantizeLinear" and node.output[0] in self.active for node in self.nodes)
+        return quantised or bool(self.straight)
 
     def tape(self) -> Tape:
         """Start a tape with a copy of these nodes."""
-        return Tape(self.nodes, constants=self.constants, types=self.types, active=self.active, wrt=self.wrt)
+        return Tape(
+            self.nodes,
+            constants=self.constants,
+            types=self.types,
+            active=self.active,
+            wrt=self.wrt,
+            straight=self.straight,
+        )
 
 
 def forward_graph(model: Model, *, wrt: str, of: Sequence[str] | None) -> ForwardGraph:
@@ -93,17 +104,19 @@ def forward_graph(model: Model, *, wrt: str, of: Sequence[str] | None) -> Forwar
     _check_nodes(nodes, wrt, constants)
     source = TensorType(element=types[wrt].element, dims=_batched(types[wrt].dims))
     nodes, known = _with_fixed_sizes(nodes, constants, wrt, source, heads, opset=opset_of(proto))
+    straight = straight_through(nodes, wrt, known, heads)
     nodes = list(unrolled(list(sampled(nodes, constants, known)), constants, known))
     nodes = _ancestors(nodes, heads, stop=wrt)
     nodes = list(padded_on_all_axes(pooled_before_relu(nodes, heads), constants, known))
     known = infer_types(nodes, constants, {wrt: source}, opset=opset_of(proto))
-    active = active_tensors(nodes, wrt, known)
+    active = active_tensors(nodes, wrt, known, straight=straight)
     _check_float(nodes, known, active, (wrt, *heads))
     return ForwardGraph(
         nodes=tuple(nodes),
         constants=constants,
         types=known,
         active=frozenset(active),
+        straight=straight,
         wrt=wrt,
         of=heads,
         opset=opset_of(proto),
@@ -151,36 +164,8 @@ def _ancestors(nodes: Sequence[NodeProto], of: Iterable[str], *, stop: str) -> l
     for node in reversed(nodes):
         if stop not in node.output and not wanted.isdisjoint(node.output):
             kept.append(node)
-            wanted.update(_read_by(node))
+            wanted.update(read_by(node))
     return kept[::-1]
-
-
-def _read_by(node: NodeProto) -> Iterator[str]:
-    """Return the tensors a node reads, those its branches and loop bodies read included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from _read_by(inner)
-
-
-def active_tensors(nodes: Iterable[NodeProto], wrt: str, types: Mapping[str, TensorType]) -> set[str]:
-    """Return the tensors that vary smoothly with `wrt`: floats, and integers that QuantizeLinear made of floats.
-
-    A tensor of unknown type counts too, so that what made it is refused rather than passed over.
-    """
-    reached, integers = {wrt}, set[str]()
-    for node in nodes:
-        read = set(_read_by(node))
-        if node.op_type in FLAT or reached.isdisjoint(read):
-            continue
-        for name in node.output:
-            element = types[name].element if name in types else TensorProto.UNDEFINED
-            if node.op_type == "QuantizeLinear" or (element in QUANTIZED_RANGE and not integers.isdisjoint(read)):
-                integers.add(name)
-                reached.add(name)
-            elif element in FLOATS or element == TensorProto.UNDEFINED:
-                reached.add(name)
-    return reached
 
 
 def _check_nodes(nodes: Sequence[NodeProto], wrt: str, constants: Mapping[str, TensorProto]) -> None:

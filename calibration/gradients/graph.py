@@ -59,9 +59,10 @@ class GradientGraph:
         of: The logits tensors it differentiates.
         shape: The axes of `wrt` behind the batch axis, ``(C, H, W)`` for images; None where the size is free.
         classes: K of each logits tensor.
-        straight_through: Whether the model rounds to integers on the way (QuantizeLinear, DequantizeLinear). Its true
-            gradient is zero almost everywhere; derivatives are then those of the straight-through estimator, which
-            passes where the integers can represent the value, and results must say so.
+        straight_through: Whether the model rounds on the way (QuantizeLinear, DequantizeLinear), or rounds its pixels
+            or compares them with a threshold so that nothing varies smoothly with them (`activity.straight_through`).
+            Its true gradient is zero almost everywhere; derivatives are then those of the straight-through estimator,
+            which passes where integers can represent the value, and results must say so.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ def check_supported(tape: Tape, of: Iterable[str]) -> None:
     """
     reached, unsupported = set(of) & tape.active, list[str]()
     for node in reversed(tape.forward):
-        if reached.isdisjoint(node.output) or node.op_type in FLAT:
+        if reached.isdisjoint(node.output) or tape.is_flat(node):
             continue
         reached.update(name for name in node.input if name in tape.active)
         if node.op_type not in RULES and node.op_type != "Split":
@@ -88,7 +88,7 @@ def differentiate(tape: Tape, seeds: Mapping[str, str], *, wrt: str) -> str:
     pending = {name: [seed] for name, seed in seeds.items()}
     for node in reversed(list(tape.forward)):
         outputs = [name for name in node.output if name in pending and name in tape.active]
-        if not outputs or node.op_type in FLAT:
+        if not outputs or tape.is_flat(node):
             continue
         cotangents = _apply(tape, node, pending)
         for index, name in enumerate(node.input):
@@ -105,7 +105,8 @@ def differentiate(tape: Tape, seeds: Mapping[str, str], *, wrt: str) -> str:
                 tape.types[cotangent] = TensorType(element=TensorProto.FLOAT, dims=tape.types[name].dims)
     if wrt not in pending:
         raise ModelError(
-            f"expected {sorted(seeds)} to depend on {wrt!r}, got a graph where none does; choose another `wrt`"
+            f"expected something of the graph to vary smoothly with {wrt!r}, got nothing that does: hidden from "
+            "attacks along gradients; ask it instead: -a square,hopskipjump --threat decision-only"
         )
     return _total(tape, pending[wrt])
 

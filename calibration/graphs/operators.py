@@ -17,6 +17,12 @@ FLAT = RANDOM | frozenset([
 ])
 """Operators whose derivative is zero wherever it exists."""
 
+ROUNDING = frozenset(["Ceil", "Floor", "Round"])
+"""Those that approximate their input by whole numbers."""
+
+STEPS = frozenset(["Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Sign"])
+"""Those that tell two sides of a threshold apart."""
+
 INTEGER = frozenset([
     "ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul",
 ])

@@ -7,7 +7,7 @@ computed once, also when the reverse nodes run many times, as they do for a Jaco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,20 @@ class Tape:
         types: Mapping[str, TensorType],
         active: Iterable[str],
         wrt: str,
+        straight: Collection[str] = (),
     ) -> None:
-        """Copy the forward `nodes`; `active` names the tensors that depend on `wrt`, the one being differentiated."""
+        """Copy the forward `nodes`.
+
+        Args:
+            nodes: In topological order.
+            constants: Every initializer by name.
+            types: What is known of each tensor.
+            active: The tensors that depend on `wrt`.
+            wrt: The tensor being differentiated with respect to.
+            straight: Outputs of flat nodes that a gradient passes all the same.
+        """
         self.wrt = wrt
+        self._straight = straight
         self.batch = (types[wrt].dims or (None,))[0]
         self.forward = [_copy(node) for node in nodes]
         self.reverse: list[NodeProto] = []
@@ -49,6 +60,10 @@ class Tape:
         self._shapes: dict[str, str] = {}
         self._count_of_images = ""
         self._count = 0
+
+    def is_flat(self, node: NodeProto) -> bool:
+        """Return whether no gradient passes a node, for it is zero wherever it exists."""
+        return node.op_type in FLAT and node.output[0] not in self._straight
 
     def input(self, name: str, *dims: int | str | None) -> str:
         """Declare a float32 input of the graph, such as one-hot labels; a name declared twice is one input."""

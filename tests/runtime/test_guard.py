@@ -156,6 +156,8 @@ def test_closed_guard_says_so(model: bytes) -> None:
     guard.close()
     with pytest.raises(UsageError, match="expected an open guard, got a closed one"):
         guard.classify(random_images(Recipe(), 1))
+    with pytest.raises(UsageError, match="expected an open guard, got a closed one"):
+        guard.classify_files(["absent.png"])
 
 
 def test_context_manager_closes(model: bytes) -> None:

@@ -126,6 +126,15 @@ def test_what_is_no_list_of_guards_is_refused(guards):
         GuardPool(guards)
 
 
+def test_a_guard_that_comes_twice_is_refused_and_left_open(models, images):
+    with Guard(models[0], device="cpu", threads=1) as guard:
+        with pytest.raises(UsageError, match=r"pool: expected guards that differ, got <Guard model .*; leave one out"):
+            _pool([guard, guard])
+        with pytest.raises(UsageError, match="expected guards that differ"):
+            _pool([guard, models[1], models[0]])
+        assert len(guard.classify(images)) == 5
+
+
 @pytest.mark.parametrize("seed", ["1", [1], 1.5, object()], ids=lambda seed: type(seed).__name__)
 def test_what_is_no_seed_is_refused(seed):
     with pytest.raises(UsageError, match="seed: expected a whole number or None, got"):

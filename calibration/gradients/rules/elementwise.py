@@ -31,7 +31,8 @@ def _add(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
     return [_to_operand(tape, node, name, grad) for name in node.input]
 
 
-def _sub(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+def difference(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    """Return the cotangents of both operands of a - b, whose cotangent is `grad`."""
     a, b = node.input
     right = _to_operand(tape, node, b, tape.op("Neg", grad)) if b in tape.active else None
     return [_to_operand(tape, node, a, grad), right]
@@ -115,10 +116,12 @@ def _clip(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
 
 
 def _where(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    """Choose for the operands; a condition that a gradient passes is a number from 0 to 1 between them."""
     condition, a, b = node.input
+    chosen = _to_operand(tape, node, condition, grad, "Mul", tape.op("Sub", a, b)) if condition in tape.active else None
     yes = tape.op("Cast", condition, to=TensorProto.FLOAT)
     no = tape.op("Cast", tape.op("Not", condition), to=TensorProto.FLOAT)
-    return [None, _to_operand(tape, node, a, grad, "Mul", yes), _to_operand(tape, node, b, grad, "Mul", no)]
+    return [chosen, _to_operand(tape, node, a, grad, "Mul", yes), _to_operand(tape, node, b, grad, "Mul", no)]
 
 
 def _to_operand(tape: Tape, node: NodeProto, name: str, grad: str, op_type: str = "", factor: str = "") -> str | None:
@@ -144,7 +147,7 @@ RULES = {
     "Mul": _mul,
     "Neg": _negate,
     "Pow": _pow,
-    "Sub": _sub,
+    "Sub": difference,
     "Sum": _add,
     "Where": _where,
 }

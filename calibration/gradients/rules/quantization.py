@@ -1,4 +1,4 @@
-"""Reverse rules of rounding to integers, straight through: as if the numbers had only been scaled, not rounded.
+"""Reverse rules of rounding and of thresholds, straight through: as if numbers had only been scaled, or compared.
 
 Rounding is constant almost everywhere, so its true derivative is zero and an attack that follows it goes nowhere. The
 straight-through estimator takes the derivative of the function that rounding approximates: 1 inside the range that the
@@ -14,7 +14,8 @@ import numpy as np
 from onnx import NodeProto
 
 from calibration.gradients.rules.activation import above
-from calibration.graphs.operators import QUANTIZED_RANGE
+from calibration.gradients.rules.elementwise import difference
+from calibration.graphs.operators import QUANTIZED_RANGE, ROUNDING
 from calibration.graphs.tape import Array, Tape, attributes_of, described
 from runtime.errors import ModelError
 
@@ -72,4 +73,21 @@ def _parameter(tape: Tape, node: NodeProto, index: int) -> Array:
     return value.reshape(-1, *[1] * (rank - 1 - axis))
 
 
-RULES = {"DequantizeLinear": _dequantize, "QuantizeLinear": _quantize}
+def _pass(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    """Take the identity for Round, Floor, Ceil and Sign."""
+    del tape, node
+    return [grad]
+
+
+def _below(tape: Tape, node: NodeProto, grad: str) -> list[str | None]:
+    """Take b - a for a < b."""
+    return difference(tape, node, tape.op("Neg", grad))
+
+
+RULES = {
+    **dict.fromkeys([*ROUNDING, "Sign"], _pass),
+    **dict.fromkeys(["Greater", "GreaterOrEqual"], difference),
+    **dict.fromkeys(["Less", "LessOrEqual"], _below),
+    "DequantizeLinear": _dequantize,
+    "QuantizeLinear": _quantize,
+}

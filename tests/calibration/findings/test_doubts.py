@@ -25,7 +25,7 @@ from tests.calibration.results.test_phrasing import spaced
         ),
         pytest.param(
             results(cell(source=Source(file="q.onnx", digest="d", sha256="s", tensor="logits", straight_through=True))),
-            "q.onnx is quantised: gradients pass straight through its roundings",
+            "q.onnx rounds on the way: gradients pass straight through its roundings",
             id="quantised",
         ),
         pytest.param(results(benign=(80, 3)), "Without any attack 8.0 %", id="benign errors"),

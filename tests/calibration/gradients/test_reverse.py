@@ -1,10 +1,12 @@
 import numpy as np
 import onnx.parser
+import onnxruntime
 import pytest
 import torch
 
 from calibration.gradients import GradientGraph
 from calibration.gradients.reverse import RULES, supported_operators
+from calibration.graphs.operators import ROUNDING, STEPS
 from runtime.errors import CmtError
 from tests.calibration.gradients.cases import C, H, W, X, model_of, node
 from tests.calibration.gradients.rules import test_functions, test_layout, test_linear, test_windows
@@ -36,7 +38,7 @@ def test_every_rule_has_a_case():
         test_windows.BY_TORCH,
     ):
         covered |= {case.op_type for case, _ in others.values()}
-    assert covered | {"DequantizeLinear", "Gemm", "QuantizeLinear"} == set(RULES)
+    assert covered | {"DequantizeLinear", "Gemm", "QuantizeLinear", *ROUNDING, *STEPS} == set(RULES)
 
 
 def test_names_what_is_supported():
@@ -81,6 +83,38 @@ def test_a_cast_to_integers_passes_no_gradient(element):
     graph = GradientGraph(text_model(body), wrt="x", of=["logits"], threads=1)
     np.testing.assert_array_equal(graph.vjp(x, {"logits": np.ones_like(x)}), np.ones_like(x))
     assert not graph.straight_through
+
+
+@pytest.mark.parametrize(
+    ("body", "slope"),
+    [
+        pytest.param("a = Mul (x, levels) b = Round (a) y = Div (b, levels)", 1, id="rounded to levels"),
+        pytest.param("a = Mul (x, levels) b = Floor (a) y = Div (b, levels)", 1, id="floor"),
+        pytest.param(
+            "a = Mul (x, levels) b = Cast <to = 2> (a) c = Cast <to = 1> (b) y = Div (c, levels)", 1, id="uint8"
+        ),
+        pytest.param("a = Cast <to = 7> (x) b = Transpose (a) c = Transpose (b) y = Cast <to = 1> (c)", 1, id="int64"),
+        pytest.param("a = Greater (x, half) y = Cast <to = 1> (a)", 1, id="above a threshold"),
+        pytest.param("a = LessOrEqual (x, half) y = Cast <to = 1> (a)", -1, id="below a threshold"),
+        pytest.param("a = Less (half, x) y = Cast <to = 1> (a)", 1, id="a threshold below"),
+        pytest.param("a = Sub (x, half) y = Sign (a)", 1, id="sign"),
+        pytest.param("a = Greater (x, half) y = Where (a, three, half)", 2.5, id="chosen by a threshold"),
+    ],
+)
+def test_a_graph_without_any_gradient_is_passed_straight_through(body, slope):
+    """Its derivative is that of the graph without the steps, its logits are exact, and it says what it does."""
+    model = text_model(
+        f"{body} s = Mul (y, three) logits = Mul (s, s)",
+        constants="float levels = {4}, float half = {0.5}, float three = {3}",
+    )
+    model.graph.output.append(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 4]))
+    x = np.random.default_rng(0).uniform(0, 2, (2, 4)).astype(np.float32)
+    logits, y = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    graph = GradientGraph(model, wrt="x", of=["logits"], threads=1)
+    assert graph.straight_through
+    np.testing.assert_array_equal(graph.logits(x)["logits"], logits)
+    np.testing.assert_allclose(graph.vjp(x, {"logits": np.ones_like(x)}), slope * 18 * y, rtol=1e-5)
+    assert graph.self_check(x).relative_error < 0.01
 
 
 def test_noise_passes_no_gradient_and_stays_random():
@@ -151,7 +185,10 @@ REFUSED = {
         ),
         "expected operators with a gradient rule, got SplitToSequence 'y', SequenceAt 'z'; supported are",
     ),
-    "nothing differentiable": (text_model("logits = Floor (x)"), "depend on 'x', got a graph where none does"),
+    "nothing differentiable": (
+        text_model("a = ArgMax <axis = 1> (x) logits = Cast <to = 1> (a)"),
+        "to vary smoothly with 'x', got nothing that does: .* -a square,hopskipjump --threat decision-only",
+    ),
     "free number of classes": (
         text_model("s = Shape (x) logits = Expand (x, s)", inputs="float[N,M] x"),
         "fixed K, got",
