@@ -9,7 +9,8 @@
 
 The reasons: the 95 % interval of an attack, or of all together, reaches above `FALLS_ABOVE`; the file rejects more
 than `REJECTS_MOST` of the benign images, so that there is little it could be fooled on; every attack had a budget of 0,
-within which there is nothing to withstand; a sanity check failed.
+within which there is nothing to withstand; a sanity check failed; nobody attacked both along gradients and by verdicts
+alone within one budget, so that masked gradients would look the same.
 
 An attack without a budget succeeds on every classifier in the end. It counts by the images it changed within a budget
 that others were given; where there is none, by all. Attacks of a sanity check count unless they were unbounded.
@@ -29,7 +30,7 @@ from calibration.results import Results
 from calibration.results.phrasing import PROBE_NOTES, cell_name, complement, percent, radius, with_bounds
 from calibration.results.records import Cell
 from calibration.results.worst_case import budget_of
-from calibration.sanity import SanityVerdict, check_sanity
+from calibration.sanity import MASKING, SanityVerdict, check_sanity
 
 FALLS_ABOVE = 0.05
 """Largest share of attacked images that may be accepted and wrong."""
@@ -120,11 +121,14 @@ def _judge(results: Results, sanity: Sequence[SanityVerdict]) -> tuple[Kind, str
     if failed is not None:
         return "undecided", f"Undecided: a sanity check failed, “{failed.name}”: {failed.figures}."
     by = f"by {worst.by}" if worst.fooled.value else "by any attack below"
-    return (
-        "holds",
-        f"Holds against what was tried{_reach(results)}: at most {with_bounds(worst.fooled)} of images accepted and "
-        f"wrong, {by}.",
-    )
+    most = f"at most {with_bounds(worst.fooled)} of images accepted and wrong, {by}"
+    unasked = next((one for one in sanity if one.name == MASKING and one.verdict == "not run"), None)
+    if unasked is not None:
+        return (
+            "undecided",
+            f"Undecided: {most}, but masked gradients would look the same: “{MASKING}” {unasked.figures}.",
+        )
+    return "holds", f"Holds against what was tried{_reach(results)}: {most}."
 
 
 def _reach(results: Results) -> str:

@@ -4,7 +4,7 @@
 checks need are run by `calibration.evaluation.probes`.
 """
 
-from calibration.sanity.catalogue import CHECKS, check_sanity
+from calibration.sanity.catalogue import CHECKS, MASKING, check_sanity
 from calibration.sanity.check import SanityCheck, SanityVerdict
 
-__all__ = ["CHECKS", "SanityCheck", "SanityVerdict", "check_sanity"]
+__all__ = ["CHECKS", "MASKING", "SanityCheck", "SanityVerdict", "check_sanity"]

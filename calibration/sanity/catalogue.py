@@ -10,6 +10,9 @@ from calibration.results import Results
 from calibration.sanity import comparisons, figures
 from calibration.sanity.check import SanityCheck, SanityVerdict, run_checks
 
+MASKING = "gradients beat decisions"
+"""The check without which nothing can be said to hold: masked gradients look like robustness to all others."""
+
 CHECKS = (
     SanityCheck(
         name="many steps beat one step",
@@ -68,7 +71,7 @@ CHECKS = (
         judge=figures.gradient_errors,
     ),
     SanityCheck(
-        name="gradients beat decisions",
+        name=MASKING,
         raised_if="an attack that sees verdicts only fools more images than the best one with gradients",
         explanation="Gradients are less than no gradients: they are masked, or the objective is wrong.",
         needs="decision-only beside nearly-white-box with the same ε, or --sanity",

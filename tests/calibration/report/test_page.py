@@ -12,6 +12,7 @@ import pytest
 from calibration.report import render_report, write_report
 from calibration.results import Results
 from calibration.results.joining import join
+from calibration.results.records import Probe
 from calibration.sanity import CHECKS, check_sanity
 from runtime.errors import CmtError, UsageError
 from tests.calibration.report_samples import CLASSES, HOSTILE, cell, examples, realistic, results, with_model
@@ -143,7 +144,12 @@ def test_the_first_words_are_the_verdict(page):
     assert "zero everywhere for 31 of 1000 images" in text
 
 
-@pytest.mark.parametrize("found", [results(), results(cell())], ids=["no attack", "no adaptive attack"])
+ASKED = Probe(purpose="decisions", of="IGS", cell=cell("square"))
+
+
+@pytest.mark.parametrize(
+    "found", [results(), results(cell(), probes=(ASKED,))], ids=["no attack", "no adaptive attack"]
+)
 def test_a_page_without_adaptive_attack_says_so_and_is_not_green(found):
     shown = Page(render_report(found))
     assert "No attack that knows the rule was run: this says nothing about one." in " ".join(shown.texts("section"))
