@@ -16,6 +16,7 @@ from calibration.attacks.catalogue import ATTACKS, EPSILONS, grid, measured_in
 from calibration.datasets import load_dataset
 from calibration.evaluation import EvaluationConfig, evaluate
 from calibration.evaluation.saved_images import ImageFolder
+from calibration.evaluation.unfinished import Unfinished
 from calibration.findings import conclude
 from calibration.findings.outcome_table import print_outcomes
 from calibration.gates import Gate, check_gates, parse_gate
@@ -112,7 +113,9 @@ _FILE = click.Path(path_type=Path)
     help="End with 6 when it holds, such as fooled>0.05, rerr>=0.1@pgd, availability<0.9. May be given again.",
 )
 @click.option("--save-images", type=_FILE, metavar="DIR", help="Where attacked images go, fooling or not.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted sweep whose results are at -o.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with an interrupted sweep whose results are at -o, or in <-o>.parts."
+)
 @click.option("-o", "--output", type=_FILE, default="results.json", show_default=True, help="Where the results go.")
 @DEVICE
 @THREADS
@@ -122,7 +125,7 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
     """Attack GUARD.onnx on test images of DATA and count what it lets through.
 
     An attack succeeds on an image when the guard accepts a wrong label. The results are written after every attack;
-    Ctrl-C keeps the finished ones, marked as incomplete. Any other classifier is attacked when --input or --logits
+    what is interrupted, or killed, goes on with --resume, within a long attack too. Any other classifier is attacked when --input or --logits
     names its tensors; all its answers count as accepted.
 
     Example: cmt attack guard.onnx --data mnist/ --twin model.oracle.onnx -o results.json
@@ -159,7 +162,8 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
         return
     earlier = Results.load(output) if options["resume"] and output.exists() else None
     dataset = load_dataset(options["data"], size=options["size"])
-    with stages() as stage, _keeping(output) as keep:
+    unfinished = Unfinished(output.with_name(f"{output.name}.parts"), resume=options["resume"])
+    with stages() as stage, _keeping(output, unfinished) as keep:
         results = evaluate(
             config,
             options["model"],
@@ -167,9 +171,11 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
             earlier=earlier,
             progress=stage,
             on_cell=keep,
+            unfinished=unfinished,
             **_storing(options["save_images"], resume=options["resume"]),
         )
     results.save(output)
+    unfinished.discard()
     _show(results, output, as_json=options["as_json"])
     check_gates(gates, results)
 
@@ -256,7 +262,7 @@ def report(results: tuple[Path, ...], output: Path, card: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _keeping(output: Path) -> Iterator[Callable[[Results | PoolResults], None]]:
+def _keeping(output: Path, unfinished: Unfinished | None = None) -> Iterator[Callable[[Results | PoolResults], None]]:
     """Write unfinished results as they grow, and say so when the work is interrupted."""
     kept = 0
 
@@ -268,8 +274,11 @@ def _keeping(output: Path) -> Iterator[Callable[[Results | PoolResults], None]]:
     try:
         yield keep
     except KeyboardInterrupt:
-        if kept:
-            click.echo(f"kept {kept} finished attacks in {output}, marked as incomplete", err=True)
+        done = [f"{kept} finished attacks in {output}, marked as incomplete"] if kept else []
+        if unfinished is not None and unfinished.found:
+            done.append(f"what is done of the next one in {unfinished.folder}")
+        if done:
+            click.echo(f"kept {', and '.join(done)}; --resume goes on", err=True)
         raise
 
 

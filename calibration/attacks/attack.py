@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -103,6 +104,16 @@ class Crafted:
     flat: BoolArray | bool = False
 
 
+Keep = Callable[[Batch, Callable[[], Crafted]], Crafted]
+"""Given a batch and what attacks it; returns what came of it, now or in an earlier run of the same attack."""
+
+
+def craft_anew(batch: Batch, craft: Callable[[], Crafted]) -> Crafted:
+    """Attack a batch, whatever an earlier run did."""
+    del batch
+    return craft()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC, Generic[V]):
     """An attack with all its hyper-parameters.
@@ -139,6 +150,7 @@ class Attack(ABC, Generic[V]):
         targets: IntArray | None = None,
         succeeded: Succeeded | None = None,
         report: Report = _ignore,
+        keep: Keep = craft_anew,
         batch_size: int = BATCH_SIZE,
     ) -> AttackResult:
         """Attack images, batch by batch.
@@ -153,6 +165,7 @@ class Attack(ABC, Generic[V]):
             succeeded: What counts as success beyond what the attack sees for itself; asked by attacks that try more
                 than once, which then leave those images alone.
             report: Told of ``(done, total)`` images after each batch.
+            keep: Asked for each batch, see `Keep`.
             batch_size: Images at a time, at least 1.
 
         Raises:
@@ -163,7 +176,7 @@ class Attack(ABC, Generic[V]):
         gradients, queries = np.zeros((2, len(pixels)), dtype=np.int64)
         no_gradient = np.zeros(len(pixels), dtype=np.bool_)
         for batch in self._batches(victim, pixels, labels, targets, batch_size):
-            crafted = self._craft(victim, batch, succeeded)
+            crafted = keep(batch, partial(self._craft, victim, batch, succeeded))
             x_adv[batch.rows], no_gradient[batch.rows] = crafted.x, crafted.flat
             gradients[batch.rows], queries[batch.rows] = crafted.gradients, crafted.queries
             report(int(batch.rows[-1]) + 1, len(pixels))

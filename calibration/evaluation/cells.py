@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from calibration.attacks import Attack, AttackResult, Deployed
-from calibration.attacks.attack import BATCH_SIZE, BoolArray, FloatArray, IntArray, Report
+from calibration.attacks.attack import BATCH_SIZE, BoolArray, FloatArray, IntArray, Keep, Report, craft_anew
 from calibration.evaluation.crafting import check_budget, craft
 from calibration.evaluation.examples import choose_rows, make_examples
 from calibration.evaluation.planning import Plan
 from calibration.evaluation.provenance import parameters
 from calibration.evaluation.target import Judged, Target
+from calibration.evaluation.unfinished import UnfinishedAttack
 from calibration.gradients import GradientGraph
 from calibration.metrics import count, rate
 from calibration.results.detection_figures import detection_figures
@@ -29,7 +30,13 @@ def title(plan: Plan, attack: Attack[Any]) -> str:
 
 
 def craft_on(
-    target: Target, attack: Attack[Any], victim: GradientGraph | Deployed, *, rows: IntArray, report: Report
+    target: Target,
+    attack: Attack[Any],
+    victim: GradientGraph | Deployed,
+    *,
+    rows: IntArray,
+    report: Report,
+    keep: Keep = craft_anew,
 ) -> AttackResult:
     """Attack some images of the target, told by its own verdicts where an attack has succeeded.
 
@@ -39,6 +46,7 @@ def craft_on(
         victim: What the attacker differentiates or asks.
         rows: Which images, ``(n,)``, n at least 1.
         report: Told of ``(done, total)`` images.
+        keep: Asked for each batch, see `Keep`.
 
     Raises:
         ModelError: A gradient is not finite.
@@ -56,11 +64,18 @@ def craft_on(
         targets=target.runners_up[rows] if "targets" in attack.inputs else None,
         succeeded=succeeded,
         report=report,
+        keep=keep,
     )
 
 
 def measure_cell(
-    plan: Plan, victim: GradientGraph | Deployed, attack: Attack[Any], target: Target, *, report: Report
+    plan: Plan,
+    victim: GradientGraph | Deployed,
+    attack: Attack[Any],
+    target: Target,
+    *,
+    report: Report,
+    unfinished: UnfinishedAttack | None = None,
 ) -> tuple[Cell, Judged]:
     """Craft, check, judge and count one attack under one threat.
 
@@ -70,6 +85,7 @@ def measure_cell(
         attack: With what.
         target: What is attacked.
         report: Told of ``(done, total)`` images.
+        unfinished: What an interrupted run has done of it, and where this one keeps what it does; None keeps nothing.
 
     Returns:
         The record, and the attacked images it is about.
@@ -79,7 +95,10 @@ def measure_cell(
         CmtError: The attack left its budget.
     """
     started = time.perf_counter()
-    crafted = craft_on(target, attack, victim, rows=np.arange(len(target.truth)), report=report)
+    rows = np.arange(len(target.truth))
+    crafted = craft_on(target, attack, victim, rows=rows, report=report, keep=unfinished or craft_anew)
+    if unfinished is not None:
+        started -= unfinished.seconds
     return record_cell(plan, victim, attack, target, crafted, started=started)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.attacks import Attack, AttackResult, Budget
-from calibration.attacks.attack import Report, Succeeded, Victim
+from calibration.attacks.attack import Keep, Report, Succeeded, Victim, craft_anew
 from runtime.errors import CmtError
 
 FloatArray = npt.NDArray[np.float32]
@@ -26,6 +26,7 @@ def craft(
     targets: IntArray | None = None,
     succeeded: Succeeded,
     report: Report,
+    keep: Keep = craft_anew,
 ) -> AttackResult:
     """Attack images, and check that the attack kept to its budget.
 
@@ -37,13 +38,14 @@ def craft(
         targets: Labels to reach, ``(N,)``, for a targeted attack.
         succeeded: Told attacked pixels and the rows of `pixels` they come from; returns which succeeded, ``(n,)`` bool.
         report: Told of ``(done, total)`` images.
+        keep: Asked for each batch, see `Keep`.
 
     Raises:
         UsageError: Pixels or labels are not what is said above.
         ModelError: A gradient is not finite.
         CmtError: The attack left its budget.
     """
-    result = attack(victim, pixels, labels, targets=targets, succeeded=succeeded, report=report)
+    result = attack(victim, pixels, labels, targets=targets, succeeded=succeeded, report=report, keep=keep)
     check_budget(pixels, result.x_adv, budget=attack.budget)
     return result
 

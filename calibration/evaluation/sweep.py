@@ -23,6 +23,7 @@ from calibration.evaluation.planning import EvaluationConfig, Plan, make_plans
 from calibration.evaluation.probes import find_strongest, repeat, run_probes
 from calibration.evaluation.provenance import data_record, environment, model_record
 from calibration.evaluation.target import Judged, Target
+from calibration.evaluation.unfinished import Unfinished
 from calibration.evaluation.victims import Opened, open_victim
 from calibration.gradients import GradientGraph
 from calibration.metrics import count, rate
@@ -64,6 +65,7 @@ def evaluate(
     progress: Progress = _silent,
     on_cell: Callable[[Results], None] = _ignore,
     on_images: Keep = _ignore,
+    unfinished: Unfinished | None = None,
 ) -> Results:
     """Attack an exported file and count what became of every image.
 
@@ -79,6 +81,7 @@ def evaluate(
         on_cell: Given the results so far, `complete` False, after each cell: save them and an interruption loses
             nothing finished.
         on_images: Given each attack as it is finished, with the attacked images.
+        unfinished: What an interrupted run has done of attacks that it did not finish; None keeps nothing of them.
 
     Raises:
         UsageError: A file, the data or an option does not fit, or `earlier` is of another sweep.
@@ -97,14 +100,18 @@ def evaluate(
             if isinstance(victim, GradientGraph):
                 results = with_graph_checks(results, plan.source, victim, target.pixels[:CHECKED_IMAGES])
             for attack in attacks:
-                cell = finished.get(attack_key(plan, attack))
+                key = attack_key(plan, attack)
+                cell, begun = finished.get(key), None if unfinished is None else unfinished.attack(key, results)
                 if cell is None:
-                    cell, judged = measure_cell(plan, victim, attack, target, report=progress(title(plan, attack)))
+                    told = progress(title(plan, attack))
+                    cell, judged = measure_cell(plan, victim, attack, target, report=told, unfinished=begun)
                     on_images(cell, judged, target)
                 cells = (*results.cells, cell)
                 worst = worst_cases(target.columns, target.truth, cells)
                 results = replace(results, cells=cells, worst_cases=worst)
                 on_cell(results)
+                if begun is not None:
+                    begun.discard()
         if config.sanity:
             results = _probed(results, config, plans, target, dataset, progress)
     return replace(results, complete=True)
