@@ -125,8 +125,8 @@ def attack(ctx: click.Context, /, **options: Any) -> None:
     """Attack GUARD.onnx on test images of DATA and count what it lets through.
 
     An attack succeeds on an image when the guard accepts a wrong label. The results are written after every attack;
-    what is interrupted, or killed, goes on with --resume, within a long attack too. Any other classifier is attacked when --input or --logits
-    names its tensors; all its answers count as accepted.
+    what is interrupted, or killed, goes on with --resume, within a long attack too. Any other classifier is attacked
+    when --input or --logits names its tensors; all its answers count as accepted.
 
     Example: cmt attack guard.onnx --data mnist/ --twin model.oracle.onnx -o results.json
 
