@@ -27,9 +27,6 @@ from calibration.results.resuming import key_of
 from calibration.threats import THREATS, aim
 from runtime.guard import Guard
 
-PURPOSES = ("one step", "doubled", "half", "unbounded", "noise", "decisions", "twin")
-"""What probes are run for."""
-
 REPEATED_IMAGES = 8
 """Images that are attacked twice to see whether the same comes out."""
 

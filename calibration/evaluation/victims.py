@@ -22,14 +22,12 @@ class Opened(NamedTuple):
         file: Its path as the user named it.
         artifact: What is run; for an adopted file with the rule of a classifier that accepts everything.
         sha256: SHA-256 of the file as it lies on the disk.
-        adopted: Whether it is no guard file of its own.
         locked: Whether it has logits from before a gradient lock.
     """
 
     file: str
     artifact: Artifact
     sha256: str
-    adopted: bool
     locked: bool
 
 
@@ -64,7 +62,7 @@ def open_victim(
         artifact = _adopted(name, adoption, dataset)
     dataset.require_classes(artifact.spec.classes, owner=name)
     dataset.require_shape(artifact.spec.input_shape, owner=name)
-    return Opened(name, artifact, sha256, adopted=adoption is not None, locked=_is_locked(artifact))
+    return Opened(name, artifact, sha256, locked=_is_locked(artifact))
 
 
 def _adopted(name: str, adoption: Adoption, dataset: Dataset) -> Artifact:

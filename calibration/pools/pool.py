@@ -62,7 +62,6 @@ def open_pool(members: Sequence[Opened]) -> Opened:
         file=" + ".join(one.file for one in members),
         artifact=first._replace(model=_merged(members), spec=first.spec._replace(digest=digest), sha256=digest),
         sha256=digest,
-        adopted=False,
         locked=False,
     )
 

@@ -307,7 +307,8 @@ class Probe:
     """An attack that was run for a sanity check alone.
 
     Attributes:
-        purpose: What it is compared for, one of `evaluation.probes.PURPOSES`.
+        purpose: What it is compared for, ``one step``, ``doubled``, ``half``, ``unbounded``, ``noise``,
+            ``decisions`` or ``twin``.
         of: The name of the planned attack it is a variant of.
         cell: What it found.
     """
