@@ -87,7 +87,7 @@ class Unfinished:
     @property
     def found(self) -> bool:
         """Whether there are batches of an attack that is not finished."""
-        return next(self.folder.glob("*/*.npz"), None) is not None
+        return next(self.folder.glob("*/[0-9]*.npz"), None) is not None
 
     def attack(self, key: str, results: Results) -> UnfinishedAttack:
         """Return the batches of an attack.
